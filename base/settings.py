@@ -1,0 +1,68 @@
+"""Every setting, read once from the environment by the entry points and passed on as an argument."""
+
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from base.errors import SetupError
+
+
+class Settings(BaseSettings):
+    """Settings from TAGMILL_* variables; an empty variable counts as not set."""
+
+    model_config = SettingsConfigDict(env_prefix="TAGMILL_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    home: Path = Path("tagmill-data")  # Database, models and embedded broker, where no address names others.
+    database_url: SecretStr | None = None  # None: SQLite below home.
+    reader_url: SecretStr | None = None  # PostgreSQL only: the role that `tagmill sql` reads as.
+    broker_url: SecretStr | None = None  # None: the embedded Valkey below home.
+    models_url: str | None = None  # None: the folder `models` below home.
+
+    images_per_batch: PositiveInt = Field(64, le=10_000)
+    batches_in_queue: PositiveInt = 1000  # The broker holds no more messages than this, however large the run.
+    lease_seconds: PositiveFloat = 45.0  # A worker that shows no progress for this long loses its batch.
+    dispatch_seconds: PositiveFloat = 10.0  # How often what is due is looked up and sent.
+    resend_seconds: PositiveFloat = 30.0  # A message that nobody took for this long is taken for lost.
+
+    image_seconds: PositiveFloat = 30.0  # One image may keep a worker busy for this long.
+    max_image_bytes: PositiveInt = 100 * 2**20
+    max_image_pixels: PositiveInt = 100_000_000
+    memory_bytes: PositiveInt = 768 * 2**20  # What one image may make a worker process grow by.
+
+    top_k: PositiveInt = Field(5, le=1000)
+    json_logs: bool = False  # One JSON object per line instead of columns.
+
+    @property
+    def home_path(self) -> Path:
+        """The home as an absolute path, so that a worker started elsewhere means the same folder."""
+        return self.home.expanduser().absolute()
+
+    @property
+    def models_path(self) -> Path:
+        """The folder of the registry.
+
+        Raises:
+            SetupError: `models_url` is an address of another kind than a folder.
+        """
+        if self.models_url is None:
+            return self.home_path / "models"
+        if "://" in self.models_url and not self.models_url.startswith("file://"):
+            raise SetupError(
+                f"TAGMILL_MODELS_URL {self.models_url!r} is not a folder; name a folder that every worker can read."
+            )
+        return Path(self.models_url.removeprefix("file://")).expanduser().absolute()
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SetupError: a variable holds a value that its setting does not take.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"TAGMILL_{first['loc'][0]}".upper()
+        raise SetupError(f"{name}={first['input']!r} is not valid: {first['msg']}. Correct it or unset it.") from error
