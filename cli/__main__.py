@@ -1,0 +1,5 @@
+"""`python -m cli` is `tagmill`."""
+
+from cli.main import main
+
+main()

@@ -1,0 +1,18 @@
+"""The model version that a command asks for; the pretrained one is built when it is needed first."""
+
+from cli.output import progress, say
+from models.pretrained import DEFAULT_MODEL, ensure_pretrained
+from models.registry import ModelVersion, Registry
+
+
+def find_or_build(registry: Registry, reference: str | None, *, quiet: bool = False) -> ModelVersion:
+    """Find a model version; None means the pretrained one.
+
+    Raises:
+        ModelError: there is no such version, or it cannot be built here.
+    """
+    if reference not in (None, DEFAULT_MODEL) or registry.versions(DEFAULT_MODEL):
+        return registry.find(reference or DEFAULT_MODEL)
+    say(f"building the pretrained model {DEFAULT_MODEL} in {registry.root}, once; about a minute")
+    with progress(quiet=quiet) as reporter:
+        return ensure_pretrained(registry, reporter.update)

@@ -1,0 +1,119 @@
+"""`tagmill status` and `tagmill verify`."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from base.errors import SetupError
+from base.settings import load_settings
+from cli.output import facts_table, print_json, say
+
+if TYPE_CHECKING:
+    from results.queries import RunProgress
+    from results.session import Database
+
+RunNumber = Annotated[int | None, typer.Argument(help="Number of a run; the latest unless given.", metavar="[RUN]")]
+
+
+def status(run: RunNumber = None, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show how far a run is, how fast, and what failed.
+
+    Example: tagmill status
+    """
+    from results.queries import count_failures
+    from results.schema import open_database
+
+    db = open_database(load_settings())
+    found = find_run(db, run)
+    facts = describe(found) | {"failures": count_failures(db, found.run_id)}
+    if json:
+        print_json(facts)
+        return
+    shown = {name: value for name, value in facts.items() if name != "failures" and value is not None}
+    facts_table([(name.replace("_", " "), value) for name, value in shown.items()])
+    for reason, images in facts["failures"].items():
+        print(f"  {reason}: {images}")
+
+
+def verify(run: RunNumber = None, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Prove that every listed image of a run has exactly one end and every classified one its rows.
+
+    Exits with 1 when it does not, and names what is missing.
+
+    Example: tagmill verify 7
+    """
+    from dataclasses import asdict
+
+    from results.queries import verify_run
+    from results.schema import open_database
+
+    db = open_database(load_settings())
+    proof = verify_run(db, find_run(db, run).run_id)
+    if json:
+        print_json(asdict(proof))
+    else:
+        print(
+            f"run {proof.run_id}: {proof.listed} listed = {proof.classified} classified + {proof.failed} failed + "
+            f"{proof.skipped} skipped + {proof.cancelled} cancelled"
+            if not proof.gaps
+            else f"run {proof.run_id}: not proved"
+        )
+        for gap in proof.gaps:
+            print(f"  {gap.what}" + (f": {gap.image_uri}" if gap.image_uri else ""))
+    if proof.gaps and json:
+        say(f"run {proof.run_id}: not proved")
+    raise typer.Exit(1 if proof.gaps else 0)
+
+
+def find_run(db: "Database", run_id: int | None) -> "RunProgress":
+    """
+    Raises:
+        SetupError: there is no such run.
+    """
+    from results.queries import find_runs
+
+    found = find_runs(db, run_id)
+    if found:
+        return found[0]
+    latest = find_runs(db)
+    if run_id is not None and latest:
+        raise SetupError(f"no run {run_id} in {db}; the latest is {latest[0].run_id}.")
+    raise SetupError(f"no runs in {db} yet. 'tagmill run SOURCE' makes one.")
+
+
+def describe(run: "RunProgress") -> dict[str, Any]:
+    """The facts of a run as JSON types, in the order that they are told."""
+    speed = speed_of(run)
+    left = run.listed - run.done
+    is_open = run.finished_at is None
+    return {
+        "run_id": run.run_id,
+        "source": run.source,
+        "model": f"{run.model}:{run.model_version}",
+        "status": str(run.status),
+        "error": run.error,
+        "listed": run.listed,
+        "listing_complete": run.is_listed,
+        "classified": run.classified,
+        "reused": run.reused,
+        "failed": run.failed,
+        "skipped": run.skipped,
+        "cancelled": run.cancelled,
+        "passed_over": run.passed_over,
+        "gone": run.gone,
+        "images_per_second": round(speed, 1),
+        "seconds_left": round(left / speed) if is_open and speed and run.is_listed else None,
+        "started_at": _utc(run.started_at),
+        "finished_at": None if run.finished_at is None else _utc(run.finished_at),
+    }
+
+
+def speed_of(run: "RunProgress") -> float:
+    """Images that got their end per second, over the whole run."""
+    ended = run.classified + run.failed
+    return ended / run.elapsed_seconds if ended and run.elapsed_seconds else 0.0
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

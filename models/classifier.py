@@ -1,0 +1,39 @@
+"""A loaded model version: an image file's bytes in, its most confident labels out."""
+
+from models.decoding import DecodingLimits, decode
+from models.engines.engine import Engine
+from models.predictions import Prediction, confidences, top_k
+from models.registry import ModelVersion, load_engine
+
+
+class Classifier:
+    """The one path from bytes to labels, whoever asks: a worker or `tagmill predict`.
+
+    Args:
+        version: what to classify with.
+        limits: what an image may cost.
+        top_k: labels kept per image.
+        engine: for tests; None loads the version's own.
+
+    Raises:
+        ModelError: the version's files are missing, or not what was published.
+    """
+
+    def __init__(
+        self, version: ModelVersion, *, limits: DecodingLimits, top_k: int, engine: Engine | None = None
+    ) -> None:
+        self.version = version
+        self.top_k = min(top_k, len(version.labels))
+        self._limits = limits
+        self._engine = load_engine(version) if engine is None else engine
+
+    def predict(self, encoded: bytes) -> list[Prediction]:
+        """The k most confident labels of one image, the most confident first.
+
+        Raises:
+            ImageError: the bytes are no image that can be read.
+        """
+        pixels = decode(encoded, self.version.preprocessing, self._limits)  # (S, S, 3)
+        logits = self._engine.predict_logits(pixels[None])  # (1, K)
+        shares = confidences(logits, self.version.temperature)  # (1, K)
+        return top_k(shares, self.version.labels, self.top_k)[0]

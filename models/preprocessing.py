@@ -1,0 +1,61 @@
+"""How an image becomes the pixels that a model sees; training, workers, `predict` and the web all use this."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+
+from base.errors import ModelError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What a model version expects; the defaults are those of EfficientNet-Lite0. Resizing is always bicubic."""
+
+    size: int = 224  #: height and width of the pixels, S
+    crop: float = 0.875  #: side of the centre square that is kept, as a share of the image's shorter side
+    mean: float = 127.0  #: a model computes with (pixel - mean) / scale
+    scale: float = 128.0
+
+    def __post_init__(self) -> None:
+        if not (self.size >= 1 and 0 < self.crop <= 1 and self.scale > 0):
+            raise ModelError(f"{self} is not valid: size and scale must be above 0, and crop above 0 and at most 1.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """Read what `to_json` gave.
+
+        Raises:
+            ModelError: a field is missing, unknown or not a number.
+        """
+        try:
+            return cls(
+                size=int(fields["size"]),
+                crop=float(fields["crop"]),
+                mean=float(fields["mean"]),
+                scale=float(fields["scale"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"preprocessing {fields!r} is not valid: {error!r}.") from error
+
+
+def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Cut the centre square out of an image and resize it, in one antialiased bicubic step.
+
+    Args:
+        image: mode RGB, of any size.
+        preprocessing: what the model version expects.
+
+    Returns:
+        uint8 (S, S, 3).
+    """
+    side = preprocessing.crop * min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    size = (preprocessing.size, preprocessing.size)
+    return np.array(image.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)))

@@ -1,0 +1,69 @@
+"""What changed: a listing and the images that are known, merged in the order of their URIs."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from producer.folder import Found, PassedOver
+from results.listing import KnownImage
+
+
+class Kind(StrEnum):
+    """How an image stands to what is known of it."""
+
+    NEW = "new"  # No answer of this model version yet.
+    CHANGED = "changed"  # Its bytes may be others than those that were looked at last.
+    UNCHANGED = "unchanged"  # This model version has answered it as it is.
+    GONE = "gone"  # Known, and no longer there.
+    PASSED_OVER = "passed_over"  # Something that is not listed.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One step of the comparison."""
+
+    kind: Kind
+    uri: str
+    fingerprint: str | None = None  #: as listed; None where nothing is
+    known: KnownImage | None = None
+
+
+def compare(
+    listing: Iterable[Found | PassedOver], known: Iterable[KnownImage], lists: Callable[[str], bool]
+) -> Iterator[Change]:
+    """Tell for every listed image whether it needs work, and which known ones are gone.
+
+    Args:
+        listing: in URI order.
+        known: in URI order, of the same range of URIs.
+        lists: whether the source would list a URI; known images that it would not are none of its business.
+    """
+    remaining = iter(known)
+    current = next(remaining, None)
+    for found in listing:
+        while current is not None and current.uri < found.uri:
+            if lists(current.uri) and not current.gone:
+                yield Change(kind=Kind.GONE, uri=current.uri, known=current)
+            current = next(remaining, None)
+        if isinstance(found, PassedOver):
+            yield Change(kind=Kind.PASSED_OVER, uri=found.uri)
+            while found.is_folder and current is not None and current.uri.startswith(found.uri):
+                current = next(remaining, None)  # Cannot be seen, which is not the same as gone.
+            continue
+        if current is None or current.uri != found.uri:
+            yield Change(kind=Kind.NEW, uri=found.uri, fingerprint=found.fingerprint)
+            continue
+        yield Change(
+            kind=_kind(current, found.fingerprint), uri=found.uri, fingerprint=found.fingerprint, known=current
+        )
+        current = next(remaining, None)
+    while current is not None:
+        if lists(current.uri) and not current.gone:
+            yield Change(kind=Kind.GONE, uri=current.uri, known=current)
+        current = next(remaining, None)
+
+
+def _kind(known: KnownImage, fingerprint: str) -> Kind:
+    if known.fingerprint is not None and known.fingerprint != fingerprint:
+        return Kind.CHANGED
+    return Kind.UNCHANGED if known.answered else Kind.NEW

@@ -1,0 +1,182 @@
+"""A source that is a local folder, or a single file."""
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+from urllib.parse import quote, unquote_to_bytes
+
+from base.errors import SourceError
+
+#: What a folder lists unless `--include` says otherwise, in any case.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp")
+
+# What RFC 3986 leaves unencoded in a path, so that our addresses are those that other tools write.
+_SAFE = "/!$&'()*+,;=:@"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """An image that the walk came to."""
+
+    uri: str
+    fingerprint: str  #: size and time of change; the same as long as nobody wrote to the file
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassedOver:
+    """Something that is not listed: a link, a device, a FIFO; or a folder that may not be read."""
+
+    uri: str
+    is_folder: bool  #: what is below it is unknown, so that nothing below it counts as gone
+
+
+class Folder:
+    """The images below a folder, or one file.
+
+    Args:
+        path: as the user wrote it; links on the way to it are followed, links below it are not.
+        include: globs instead of the usual suffixes. One without a slash matches names at any depth, one with a slash
+            the path below the folder, where `**` stands for any number of folders.
+
+    Raises:
+        SourceError: it does not exist, cannot be read, or is neither a folder nor a file.
+    """
+
+    def __init__(self, path: str, include: Sequence[str] = ()) -> None:
+        self._include = [_compile_glob(glob) for glob in include]
+        self._root = os.fsencode(os.path.realpath(path))
+        try:
+            mode = os.stat(self._root).st_mode
+        except OSError as error:
+            raise SourceError(f"no folder {path!r}: {error.strerror}. Name a folder of images, or one image.") from error
+        self.is_file = stat.S_ISREG(mode)
+        if not self.is_file and not stat.S_ISDIR(mode):
+            raise SourceError(f"{path!r} is neither a folder nor a file. Name a folder of images, or one image.")
+        self.uri = path_to_uri(self._root)
+        self._prefix = self.uri if self.uri.endswith("/") else self.uri + "/"
+
+    @property
+    def uri_range(self) -> tuple[str, str]:
+        """The first URI that can be of this source, and the first that comes after all of them."""
+        if self.is_file:
+            return self.uri, self.uri + " "  # A URI holds no space, so nothing lies between the two.
+        return self._prefix, self._prefix[:-1] + chr(ord("/") + 1)
+
+    def lists(self, uri: str) -> bool:
+        """Whether this source lists an image of that URI, when it is there."""
+        if self.is_file:
+            return uri == self.uri
+        if not uri.startswith(self._prefix):
+            return False
+        relative = os.fsdecode(unquote_to_bytes(uri[len(self._prefix) :]))
+        if self._include:
+            return any(pattern.fullmatch(relative) for pattern in self._include)
+        return relative.lower().endswith(SUFFIXES)
+
+    def walk(self, after: str | None = None) -> Iterator[Found | PassedOver]:
+        """List the images in the order of their URIs, beginning after `after`.
+
+        Holds one folder's names at a time and those of the folders above it.
+
+        Raises:
+            SourceError: the folder itself cannot be read.
+        """
+        if self.is_file:
+            found = _look(self._root, self.uri)
+            if found is not None and (after is None or self.uri > after):
+                yield found
+            return
+        try:
+            os.scandir(self._root).close()
+        except OSError as error:
+            path = os.fsdecode(self._root)
+            raise SourceError(f"the folder {path!r} cannot be read: {error.strerror}. Check its permissions.") from error
+        yield from self._walk(self._root, self._prefix, after)
+
+    def _walk(self, folder: bytes, prefix: str, after: str | None) -> Iterator[Found | PassedOver]:
+        try:
+            with os.scandir(folder) as entries:
+                names = sorted(_Name.of(entry) for entry in entries)
+        except FileNotFoundError:
+            return
+        except OSError:
+            yield PassedOver(uri=prefix, is_folder=True)
+            return
+        for name in names:
+            uri, path = prefix + name.quoted, os.path.join(folder, name.raw)
+            if name.kind == "folder":
+                if after is None or uri > after or after.startswith(uri):
+                    yield from self._walk(path, uri, after)
+            elif after is not None and uri <= after:
+                continue
+            elif name.kind == "other":
+                yield PassedOver(uri=uri, is_folder=False)
+            elif self.lists(uri):
+                found = _look(path, uri)
+                if found is not None:
+                    yield found
+
+
+def path_to_uri(path: bytes) -> str:
+    """An absolute path as `file://` URI; every byte that is not plain ASCII is percent-encoded, so any name has one."""
+    return "file://" + quote(path, safe=_SAFE)
+
+
+def source_uri(source: str) -> str:
+    """The URI that a source of that path has, whether or not it still exists; a URI stays as it is."""
+    return source if source.startswith("file://") else path_to_uri(os.fsencode(os.path.realpath(source)))
+
+
+class _Name(NamedTuple):
+    """A folder's entry, sorted as the URIs that it stands for."""
+
+    quoted: str  # A folder's ends with a slash: that is where the URIs below it sort.
+    raw: bytes
+    kind: Literal["folder", "file", "other"]
+
+    @classmethod
+    def of(cls, entry: os.DirEntry[bytes]) -> "_Name":
+        quoted = quote(entry.name, safe=_SAFE)
+        if entry.is_dir(follow_symlinks=False):
+            return cls(quoted + "/", entry.name, "folder")
+        return cls(quoted, entry.name, "file" if entry.is_file(follow_symlinks=False) else "other")
+
+
+def _look(path: bytes, uri: str) -> Found | None:
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return None  # It went away while we walked: not there, so not listed.
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return Found(uri=uri, fingerprint=f"{status.st_size}-{status.st_mtime_ns}", size_bytes=status.st_size)
+
+
+def _compile_glob(glob: str) -> re.Pattern[str]:
+    """`*` and `?` stay within a folder's name, `**` crosses folders, `[…]` is a set; as git and ripgrep do it."""
+    if not glob.strip("/"):
+        raise SourceError(f"--include {glob!r} matches nothing. Write a glob such as '*.jpg' or 'shoes/**/*.png'.")
+    anchored = "/" in glob.rstrip("/")
+    pattern, rest = "" if anchored else "(?:.*/)?", glob.lstrip("/")
+    while rest:
+        if rest.startswith("**/"):
+            pattern, rest = pattern + "(?:.*/)?", rest[3:]
+        elif rest.startswith("**"):
+            pattern, rest = pattern + ".*", rest[2:]
+        elif rest[0] == "*":
+            pattern, rest = pattern + "[^/]*", rest[1:]
+        elif rest[0] == "?":
+            pattern, rest = pattern + "[^/]", rest[1:]
+        elif rest[0] == "[" and (end := rest.find("]", 2)) > 0:
+            inside = rest[1:end].replace("\\", "\\\\").replace("[", "\\[")
+            pattern, rest = pattern + "[" + ("^/" + inside[1:] if inside[0] in "!^" else inside) + "]", rest[end + 1 :]
+        else:
+            pattern, rest = pattern + re.escape(rest[0]), rest[1:]
+    try:
+        return re.compile(pattern, re.DOTALL)
+    except re.error as error:
+        raise SourceError(f"--include {glob!r} is not a glob: {error}. Write one such as '*.jpg'.") from error

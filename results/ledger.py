@@ -1,0 +1,464 @@
+"""The life of a batch: recorded, claimed, renewed, finished, given back, split.
+
+Each function is one transaction. Messages may be lost or repeated and processes may die between any two lines; what
+keeps every image at exactly one end is the fence: a claim raises it, and nothing is written for an older claim.
+`docs/architecture.md` draws it.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from base.errors import FailureReason
+from results.session import Database
+from results.tables import BatchStatus, ItemStatus, RunStatus, batches, images, items, model_versions, predictions, runs
+
+#: A batch whose claims were lost this often is split; an image alone in its batch is given up.
+CLAIMS_LEFT_UNANSWERED = 2
+
+_OPEN_RUN = (RunStatus.LISTING, RunStatus.RUNNING)
+
+
+class LeaseLost(Exception):
+    """Somebody else holds the batch by now, or has finished it: drop the work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimedImage:
+    """One image of a claimed batch."""
+
+    image_id: int
+    uri: str
+    fingerprint: str  #: as it was listed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A worker's hold on a batch."""
+
+    batch_id: int
+    run_id: int
+    fence: int
+    model_version_id: int
+    model: str
+    model_version: int
+    content_hash: str  #: hex; what the registry's files must add up to
+    images: tuple[ClaimedImage, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What the model version says of one image."""
+
+    image_id: int
+    fingerprint: str  #: of the bytes that were classified
+    content_hash: bytes  #: sha256 of those bytes
+    labels: Sequence[tuple[str, float]]  #: (label, confidence), the most confident first
+    reused: bool = False  #: copied from an image with the same bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Why one image has no answer."""
+
+    image_id: int
+    fingerprint: str
+    reason: FailureReason
+    message: str
+    content_hash: bytes | None = None
+
+
+def claim(db: Database, batch_id: int, *, owner: str, lease_seconds: float) -> Claim | None:
+    """Take a batch, so that nobody else works on it while the lease is renewed.
+
+    A batch whose earlier claims were lost is split in two instead, and a single image is given up: that is how one
+    image that kills its worker is found, with its neighbours unharmed.
+
+    Args:
+        owner: the worker process, as `worker/process`; the first part is shared by the processes of one worker.
+
+    Returns:
+        None when there is nothing to do here: another worker has the batch, it is done, or it was split just now.
+    """
+
+    def work(connection: sa.Connection) -> Claim | None:
+        free = sa.or_(batches.c.status == BatchStatus.PENDING, batches.c.lease_until < db.now)
+        open_run = sa.exists().where(runs.c.id == batches.c.run_id, runs.c.status.in_(_OPEN_RUN))
+        row = connection.execute(
+            batches.update()
+            .where(batches.c.id == batch_id, batches.c.status != BatchStatus.DONE, free, open_run)
+            .values(
+                status=BatchStatus.LEASED,
+                owner=owner,
+                fence=batches.c.fence + 1,
+                attempts=batches.c.attempts + 1,
+                lease_until=db.now + lease_seconds,
+                sent_at=None,
+                not_before=None,
+                # Taken from an owner that never gave it back: the whole worker was lost.
+                lost_reason=sa.case(
+                    (batches.c.status == BatchStatus.LEASED, FailureReason.WORKER_LOST), else_=batches.c.lost_reason
+                ),
+            )
+            .returning(*batches.c)
+        ).one_or_none()
+        if row is None:
+            return None
+        if row.attempts > CLAIMS_LEFT_UNANSWERED:
+            _isolate(connection, db, row)
+            return None
+        return _read_claim(connection, row)
+
+    return db.write(work)
+
+
+def extend(db: Database, held: Claim, *, lease_seconds: float) -> None:
+    """Renew the lease; called when there was progress, so that a worker that hangs loses its batch.
+
+    Raises:
+        LeaseLost: it ran out, and somebody else claimed the batch.
+    """
+    statement = batches.update().where(_ours(held)).values(lease_until=db.now + lease_seconds)
+    if db.write(lambda connection: connection.execute(statement).rowcount) != 1:
+        raise LeaseLost(f"batch {held.batch_id}, fence {held.fence}")
+
+
+def finish(db: Database, held: Claim, answers: Sequence[Answer], failures: Sequence[Failure]) -> None:
+    """Save the end of every image of a batch, in one transaction and only while the claim is still ours.
+
+    Doing it twice changes nothing, so it may be repeated when the outcome of a commit is unknown.
+
+    Raises:
+        LeaseLost: somebody else claimed the batch; nothing was written.
+        ValueError: the ends are not those of the batch's images.
+    """
+    ended = sorted(end.image_id for end in [*answers, *failures])
+    if ended != sorted(image.image_id for image in held.images):
+        raise ValueError(f"batch {held.batch_id} has {len(held.images)} images, and {len(ended)} ends were given")
+
+    def work(connection: sa.Connection) -> None:
+        done = batches.update().where(_ours(held))
+        row = connection.execute(
+            done.values(
+                status=BatchStatus.DONE,
+                owner=None,
+                lease_until=None,
+                classified=len(answers),
+                reused=sum(answer.reused for answer in answers),
+                failed=len(failures),
+            ).returning(batches.c.attempts, batches.c.earlier_attempts)
+        ).one_or_none()
+        if row is None:
+            if _finished_by(connection, held):
+                return
+            raise LeaseLost(f"batch {held.batch_id}, fence {held.fence}")
+        now = connection.execute(sa.select(db.now)).scalar_one()
+        _save_answers(connection, held, answers, now)
+        _end_items(connection, held.run_id, answers, failures, now=now, attempts=row.attempts + row.earlier_attempts)
+        _note_bytes(connection, answers, failures)
+
+    db.write(work)
+
+
+def give_back(db: Database, held: Claim, *, delay_seconds: float) -> None:
+    """Return a batch that could not be worked on through no fault of its images; it costs them no attempt."""
+    statement = (
+        batches.update()
+        .where(_ours(held))
+        .values(**_FREED, attempts=batches.c.attempts - 1, not_before=db.now + delay_seconds)
+    )
+    db.write(lambda connection: connection.execute(statement))
+
+
+def give_back_lost(db: Database, owner: str, reason: FailureReason | None) -> int:
+    """Return the batches of a worker process that died, at once instead of when their leases run out.
+
+    Args:
+        owner: one process (`worker/process`) or, ending with `/`, all of a worker.
+        reason: what a single image would fail with, if this keeps happening; None when the worker was stopped on
+            purpose, which costs no attempt.
+
+    Returns:
+        How many there were.
+    """
+    whose = batches.c.owner.startswith(owner, autoescape=True) if owner.endswith("/") else batches.c.owner == owner
+    cost = {"lost_reason": reason} if reason is not None else {"attempts": batches.c.attempts - 1}
+    statement = batches.update().where(batches.c.status == BatchStatus.LEASED, whose).values(**_FREED, **cost)
+    return db.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> list[tuple[int, int]]:
+    """Choose the batches to send now, and note that they are sent.
+
+    Noted before they are sent, so that several senders do not choose the same ones; one that dies in between has lost
+    a message, and lost messages are sent again.
+
+    Args:
+        room: how many at the most.
+        queued: messages that the broker holds now. While it holds as many as were sent and not taken, none is lost.
+
+    Returns:
+        (run, batch) of each, oldest first.
+    """
+
+    def work(connection: sa.Connection) -> list[tuple[int, int]]:
+        is_open = sa.and_(batches.c.status != BatchStatus.DONE, runs.c.status.in_(_OPEN_RUN))
+        waiting = sa.and_(is_open, batches.c.status == BatchStatus.PENDING, batches.c.sent_at.is_not(None))
+        sent = connection.execute(
+            sa.select(sa.func.count()).select_from(batches.join(runs)).where(waiting)
+        ).scalar_one()
+        never_sent = batches.c.sent_at.is_(None)
+        taken_for_lost = sa.and_(batches.c.sent_at < db.now - resend_seconds, sa.true() if queued < sent else sa.false())
+        ready = sa.or_(
+            sa.and_(batches.c.status == BatchStatus.PENDING, sa.func.coalesce(batches.c.not_before, 0) <= db.now),
+            batches.c.lease_until < db.now,
+        )
+        due = connection.execute(
+            sa.select(batches.c.run_id, batches.c.id)
+            .select_from(batches.join(runs))
+            .where(is_open, ready, sa.or_(never_sent, taken_for_lost))
+            .order_by(batches.c.id)
+            .limit(room)
+            .with_for_update(skip_locked=True, of=batches)
+        ).all()
+        if due:
+            connection.execute(
+                batches.update().where(batches.c.id.in_([row.id for row in due])).values(sent_at=db.now)
+            )
+        return [(row.run_id, row.id) for row in due]
+
+    return db.write(work)
+
+
+def take_back_sent(db: Database, batch_ids: Collection[int]) -> None:
+    """Undo the note that these were sent: the broker did not take them."""
+    statement = (
+        batches.update()
+        .where(batches.c.id.in_(batch_ids), batches.c.status == BatchStatus.PENDING)
+        .values(sent_at=None)
+    )
+    db.write(lambda connection: connection.execute(statement))
+
+
+def complete_runs(db: Database) -> None:
+    """Close the runs whose listing is complete and whose images all have their end."""
+    unfinished = sa.exists().where(batches.c.run_id == runs.c.id, batches.c.status != BatchStatus.DONE)
+    ripe = sa.and_(runs.c.status == RunStatus.RUNNING, ~unfinished)
+    # Looked at first: most of the time there is none, and on SQLite writing waits for whoever writes.
+    if db.read(lambda connection: connection.execute(sa.select(runs.c.id).where(ripe).limit(1)).first()) is None:
+        return
+    statement = runs.update().where(ripe).values(status=RunStatus.COMPLETED, finished_at=db.now)
+    db.write(lambda connection: connection.execute(statement))
+
+
+def fail_run(db: Database, run_id: int, message: str) -> None:
+    """Stop a run because of something to mend; the next run of its source goes on with it."""
+    statement = (
+        runs.update()
+        .where(runs.c.id == run_id, runs.c.status.in_(_OPEN_RUN))
+        .values(status=RunStatus.FAILED, error=message)
+    )
+    db.write(lambda connection: connection.execute(statement))
+
+
+def find_twins(
+    db: Database, model_version_id: int, content_hashes: Collection[bytes]
+) -> dict[bytes, list[tuple[str, float]]]:
+    """The answers of a model version for bytes that it has seen before.
+
+    Returns:
+        Content hash to (label, confidence), the most confident first; hashes that are new are left out.
+    """
+    # One known image is as good as another: the one with the lowest number.
+    known = (
+        sa.select(images.c.content_hash, sa.func.min(images.c.id).label("image_id"))
+        .join(
+            predictions,
+            sa.and_(
+                predictions.c.image_id == images.c.id,
+                predictions.c.fingerprint == images.c.fingerprint,
+                predictions.c.model_version_id == model_version_id,
+                predictions.c.rank == 1,
+            ),
+        )
+        .where(images.c.content_hash.in_(content_hashes))
+        .group_by(images.c.content_hash)
+        .subquery()
+    )
+    statement = (
+        sa.select(known.c.content_hash, predictions.c.label, predictions.c.confidence)
+        .select_from(known)
+        .join(images, images.c.id == known.c.image_id)
+        .join(
+            predictions,
+            sa.and_(
+                predictions.c.image_id == images.c.id,
+                predictions.c.fingerprint == images.c.fingerprint,
+                predictions.c.model_version_id == model_version_id,
+            ),
+        )
+        .order_by(known.c.content_hash, predictions.c.rank)
+    )
+    twins: dict[bytes, list[tuple[str, float]]] = {}
+    for row in db.read(lambda connection: connection.execute(statement).all()):
+        twins.setdefault(bytes(row.content_hash), []).append((row.label, row.confidence))
+    return twins
+
+
+_FREED = {"status": BatchStatus.PENDING, "owner": None, "lease_until": None, "sent_at": None}
+
+
+def _ours(held: Claim) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        batches.c.id == held.batch_id, batches.c.status == BatchStatus.LEASED, batches.c.fence == held.fence
+    )
+
+
+def _finished_by(connection: sa.Connection, held: Claim) -> bool:
+    """Whether an earlier try of this very claim was committed although its answer got lost."""
+    row = connection.execute(
+        sa.select(batches.c.status, batches.c.fence).where(batches.c.id == held.batch_id)
+    ).one()
+    return bool(row.status == BatchStatus.DONE and row.fence == held.fence)
+
+
+def _read_claim(connection: sa.Connection, row: sa.Row[tuple[object, ...]]) -> Claim:
+    version = connection.execute(
+        sa.select(model_versions)
+        .join(runs, runs.c.model_version_id == model_versions.c.id)
+        .where(runs.c.id == row.run_id)
+    ).one()
+    found = connection.execute(
+        sa.select(items.c.image_id, images.c.uri, items.c.fingerprint)
+        .join(images, images.c.id == items.c.image_id)
+        .where(items.c.batch_id == row.id)
+        .order_by(items.c.image_id)
+    ).all()
+    return Claim(
+        batch_id=row.id,
+        run_id=row.run_id,
+        fence=row.fence,
+        model_version_id=version.id,
+        model=version.name,
+        model_version=version.version,
+        content_hash=version.content_hash,
+        images=tuple(ClaimedImage(image_id=item.image_id, uri=item.uri, fingerprint=item.fingerprint) for item in found),
+    )
+
+
+def _isolate(connection: sa.Connection, db: Database, row: sa.Row[tuple[object, ...]]) -> None:
+    """Split a batch that loses its workers; give up an image that is alone in one."""
+    attempts = row.attempts - 1 + row.earlier_attempts  # This claim does no work.
+    if row.size == 1:
+        reason = row.lost_reason or FailureReason.WORKER_LOST
+        message = {
+            FailureReason.TIMEOUT: "kept a worker busy beyond the limit each time it was tried alone",
+            FailureReason.WORKER_LOST: "the worker process was lost each time it was tried alone",
+        }[FailureReason(reason)]
+        item = connection.execute(sa.select(items).where(items.c.batch_id == row.id)).one()
+        failure = Failure(image_id=item.image_id, fingerprint=item.fingerprint, reason=reason, message=message)
+        now = connection.execute(sa.select(db.now)).scalar_one()
+        _end_items(connection, row.run_id, [], [failure], now=now, attempts=attempts)
+        _note_bytes(connection, [], [failure])
+        connection.execute(
+            batches.update()
+            .where(batches.c.id == row.id)
+            .values(status=BatchStatus.DONE, owner=None, lease_until=None, failed=1)
+        )
+        return
+    image_ids = connection.scalars(
+        sa.select(items.c.image_id).where(items.c.batch_id == row.id).order_by(items.c.image_id)
+    ).all()
+    middle = len(image_ids) // 2
+    for half in (image_ids[:middle], image_ids[middle:]):
+        half_id = connection.execute(
+            batches.insert()
+            .values(run_id=row.run_id, status=BatchStatus.PENDING, size=len(half), earlier_attempts=attempts)
+            .returning(batches.c.id)
+        ).scalar_one()
+        connection.execute(
+            items.update().where(items.c.run_id == row.run_id, items.c.image_id.in_(half)).values(batch_id=half_id)
+        )
+    connection.execute(
+        batches.update()
+        .where(batches.c.id == row.id)
+        .values(status=BatchStatus.DONE, owner=None, lease_until=None, size=0)
+    )
+
+
+def _save_answers(connection: sa.Connection, held: Claim, answers: Sequence[Answer], now: float) -> None:
+    rows = [
+        {
+            "image_id": answer.image_id,
+            "model_version_id": held.model_version_id,
+            "fingerprint": answer.fingerprint,
+            "rank": rank,
+            "label": label,
+            "confidence": confidence,
+            "run_id": held.run_id,
+            "classified_at": now,
+        }
+        # Sorted by key, so that two transactions that meet lock the rows in the same order.
+        for answer in sorted(answers, key=lambda answer: answer.image_id)
+        for rank, (label, confidence) in enumerate(answer.labels, start=1)
+    ]
+    if not rows:
+        return
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(predictions)
+    key = [column.name for column in predictions.primary_key]
+    changed = {name: insert.excluded[name] for name in ("label", "confidence", "run_id", "classified_at")}
+    connection.execute(insert.on_conflict_do_update(index_elements=key, set_=changed), rows)
+
+
+def _end_items(
+    connection: sa.Connection,
+    run_id: int,
+    answers: Sequence[Answer],
+    failures: Sequence[Failure],
+    *,
+    now: float,
+    attempts: int,
+) -> None:
+    ends = [(answer, ItemStatus.CLASSIFIED, answer.reused, None, None) for answer in answers]
+    ends += [(failure, ItemStatus.FAILED, False, failure.reason, failure.message) for failure in failures]
+    if not ends:
+        return
+    statement = (
+        items.update()
+        .where(
+            items.c.run_id == run_id,
+            items.c.image_id == sa.bindparam("ended_image"),
+            items.c.status == ItemStatus.PENDING,
+        )
+        .values(finished_at=now, attempts=attempts)
+    )
+    parameters = [
+        {
+            "ended_image": end.image_id,
+            "fingerprint": end.fingerprint,
+            "status": status,
+            "reused": reused,
+            "reason": reason,
+            "message": message,
+        }
+        for end, status, reused, reason, message in sorted(ends, key=lambda end: end[0].image_id)
+    ]
+    updated = connection.execute(statement, parameters).rowcount
+    if updated != len(ends):
+        raise AssertionError(f"run {run_id}: {updated} of {len(ends)} images were waiting for their end")
+
+
+def _note_bytes(connection: sa.Connection, answers: Sequence[Answer], failures: Sequence[Failure]) -> None:
+    """Remember which bytes an image had, also where they could not be classified: an older answer is not theirs."""
+    statement = (
+        images.update()
+        .where(images.c.id == sa.bindparam("ended_image"))
+        .values(fingerprint=sa.bindparam("new_fingerprint"), content_hash=sa.bindparam("new_hash"))
+    )
+    parameters = [
+        {"ended_image": end.image_id, "new_fingerprint": end.fingerprint, "new_hash": end.content_hash}
+        for end in sorted([*answers, *failures], key=lambda end: end.image_id)
+    ]
+    connection.execute(statement, parameters)

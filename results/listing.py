@@ -1,0 +1,260 @@
+"""What a producer writes: a run, and its listing chunk by chunk with the cursor that goes with it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+
+from base.errors import ModelError
+from results.session import Database
+from results.tables import BatchStatus, ItemStatus, RunStatus, batches, images, items, model_versions, predictions, runs
+
+_KNOWN_PER_QUERY = 5000
+
+
+class ListingTaken(Exception):
+    """Another producer has listed on, or the run has ended: look at the run again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRun:
+    """A run to go on with."""
+
+    run_id: int
+    model_version_id: int
+    cursor: str | None  #: the last URI that is recorded
+    listed: bool  #: the listing is complete
+    resumed: bool  #: it was begun earlier
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KnownImage:
+    """An image of an earlier listing."""
+
+    image_id: int
+    uri: str
+    fingerprint: str | None  #: None when it was never looked at
+    answered: bool  #: the run's model version has classified these very bytes
+    gone: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListedImage:
+    """An image as the source shows it."""
+
+    uri: str
+    fingerprint: str  #: changes when the bytes may have changed
+    image_id: int | None = None  #: None when no earlier listing had it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """The part of a listing that is written in one transaction."""
+
+    cursor: str  #: the last URI that it covers
+    batches: Sequence[Sequence[ListedImage]]
+    skipped: int
+    reappeared: Sequence[int] = field(default=())  #: images that were gone and are back, unchanged
+    gone: Sequence[int] = field(default=())  #: images that are no longer there
+    passed_over: int = 0
+
+    @property
+    def listed(self) -> int:
+        return self.skipped + sum(len(batch) for batch in self.batches)
+
+
+def open_run(
+    db: Database, *, source: str, include: Sequence[str], model: str, model_version: int, content_hash: str
+) -> OpenRun:
+    """Begin a run, or go on with the unfinished one of the same source, globs and model version.
+
+    The first version of a model's name to be used is active at once.
+
+    Raises:
+        ModelError: the database knows this version with other contents.
+    """
+    key = {"source": source, "include": json.dumps(sorted(include))}
+
+    def work(connection: sa.Connection) -> OpenRun:
+        version_id = _register(connection, model, model_version, content_hash)
+        unfinished = sa.and_(
+            runs.c.source == key["source"],
+            runs.c.include == key["include"],
+            runs.c.model_version_id == version_id,
+            runs.c.finished_at.is_(None),
+        )
+        row = connection.execute(sa.select(runs).where(unfinished).with_for_update()).one_or_none()
+        if row is None:
+            run_id = connection.execute(
+                runs.insert()
+                .values(**key, model_version_id=version_id, status=RunStatus.LISTING, started_at=db.now)
+                .returning(runs.c.id)
+            ).scalar_one()
+            return OpenRun(run_id=run_id, model_version_id=version_id, cursor=None, listed=False, resumed=False)
+        listed = row.listed_at is not None
+        if row.status == RunStatus.FAILED:
+            status = RunStatus.RUNNING if listed else RunStatus.LISTING
+            connection.execute(runs.update().where(runs.c.id == row.id).values(status=status, error=None))
+        return OpenRun(
+            run_id=row.id, model_version_id=version_id, cursor=row.cursor, listed=listed, resumed=True
+        )
+
+    try:
+        return db.write(work)
+    except IntegrityError:  # Another process began it in between: it is there now.
+        return db.write(work)
+
+
+def find_known(
+    db: Database, *, model_version_id: int, first: str, end: str, after: str | None
+) -> Iterator[KnownImage]:
+    """The images of earlier listings from URI `first` up to, not including, `end`, in URI order, after `after`.
+
+    Read a few thousand at a time: no transaction stays open and nothing grows with the catalogue.
+    """
+    answered = sa.exists().where(
+        predictions.c.image_id == images.c.id,
+        predictions.c.model_version_id == model_version_id,
+        predictions.c.fingerprint == images.c.fingerprint,
+        predictions.c.rank == 1,
+    )
+    columns = (images.c.id, images.c.uri, images.c.fingerprint, images.c.gone_at, answered.label("answered"))
+    last = images.c.uri >= first if after is None or after < first else images.c.uri > after
+    while True:
+        statement = sa.select(*columns).where(last, images.c.uri < end).order_by(images.c.uri).limit(_KNOWN_PER_QUERY)
+        page = db.read(lambda connection, page=statement: connection.execute(page).all())
+        for row in page:
+            yield KnownImage(
+                image_id=row.id,
+                uri=row.uri,
+                fingerprint=row.fingerprint,
+                answered=bool(row.answered),
+                gone=row.gone_at is not None,
+            )
+        if len(page) < _KNOWN_PER_QUERY:
+            return
+        last = images.c.uri > page[-1].uri
+
+
+def record_chunk(db: Database, run_id: int, *, cursor: str | None, chunk: Chunk) -> None:
+    """Write a chunk of the listing: counts, batches, their items, and the new cursor.
+
+    Args:
+        cursor: where the listing stood before; a chunk is written only once, by whoever comes first.
+
+    Raises:
+        ListingTaken: the run's cursor is another one, or the run has ended.
+    """
+
+    def work(connection: sa.Connection) -> None:
+        moved = connection.execute(
+            runs.update()
+            .where(
+                runs.c.id == run_id,
+                runs.c.status == RunStatus.LISTING,
+                runs.c.cursor.is_not_distinct_from(cursor),
+            )
+            .values(
+                cursor=chunk.cursor,
+                listed=runs.c.listed + chunk.listed,
+                skipped=runs.c.skipped + chunk.skipped,
+                passed_over=runs.c.passed_over + chunk.passed_over,
+                gone=runs.c.gone + len(chunk.gone),
+            )
+        ).rowcount
+        if not moved:
+            found = connection.execute(sa.select(runs.c.cursor).where(runs.c.id == run_id)).scalar_one()
+            if found == chunk.cursor:  # An earlier try of this very chunk was committed.
+                return
+            raise ListingTaken(f"run {run_id}: the cursor is {found!r}")
+        _note_gone(connection, chunk.gone, db.now)
+        _note_gone(connection, chunk.reappeared, None)
+        image_ids = _image_ids(connection, chunk)
+        rows = []
+        for batch in chunk.batches:
+            batch_id = connection.execute(
+                batches.insert()
+                .values(run_id=run_id, status=BatchStatus.PENDING, size=len(batch))
+                .returning(batches.c.id)
+            ).scalar_one()
+            rows += [
+                {
+                    "run_id": run_id,
+                    "image_id": image_ids[image.uri],
+                    "batch_id": batch_id,
+                    "fingerprint": image.fingerprint,
+                    "status": ItemStatus.PENDING,
+                }
+                for image in batch
+            ]
+        if rows:
+            connection.execute(items.insert(), rows)
+
+    db.write(work)
+
+
+def end_listing(db: Database, run_id: int, *, cursor: str | None) -> None:
+    """Note that the listing is complete: from now on the run ends when its last batch does.
+
+    Raises:
+        ListingTaken: another producer has listed on, or the run has ended.
+    """
+
+    def work(connection: sa.Connection) -> None:
+        ended = connection.execute(
+            runs.update()
+            .where(
+                runs.c.id == run_id,
+                runs.c.status == RunStatus.LISTING,
+                runs.c.cursor.is_not_distinct_from(cursor),
+            )
+            .values(status=RunStatus.RUNNING, listed_at=db.now)
+        ).rowcount
+        if not ended:
+            listed_at = connection.execute(sa.select(runs.c.listed_at).where(runs.c.id == run_id)).scalar_one()
+            if listed_at is None:
+                raise ListingTaken(f"run {run_id}")
+
+    db.write(work)
+
+
+def _register(connection: sa.Connection, name: str, version: int, content_hash: str) -> int:
+    known = connection.execute(sa.select(model_versions).where(model_versions.c.name == name)).all()
+    for row in known:
+        if row.version == version and row.content_hash == content_hash:
+            return int(row.id)
+        if row.version == version:
+            raise ModelError(
+                f"the database knows {name}:{version} with contents {row.content_hash[:12]}, and this registry's are "
+                f"{content_hash[:12]}. Set TAGMILL_MODELS_URL to the registry that the earlier runs used."
+            )
+    inserted = connection.execute(
+        model_versions.insert()
+        .values(name=name, version=version, content_hash=content_hash, active=not known)
+        .returning(model_versions.c.id)
+    )
+    return int(inserted.scalar_one())
+
+
+def _note_gone(connection: sa.Connection, image_ids: Sequence[int], when: sa.ColumnElement[float] | None) -> None:
+    # In pieces: a statement takes some tens of thousands of values at most.
+    for start in range(0, len(image_ids), 1000):
+        piece = sorted(image_ids)[start : start + 1000]
+        connection.execute(images.update().where(images.c.id.in_(piece)).values(gone_at=when))
+
+
+def _image_ids(connection: sa.Connection, chunk: Chunk) -> dict[str, int]:
+    """The number of each image that needs work; an image that is new gets one."""
+    wanted = [image for batch in chunk.batches for image in batch]
+    found = {image.uri: image.image_id for image in wanted if image.image_id is not None}
+    new = [{"uri": image.uri} for image in wanted if image.image_id is None]
+    if new:
+        insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(images)
+        # Another run may list the same image at the same time.
+        upsert = insert.on_conflict_do_update(index_elements=["uri"], set_={"gone_at": None})
+        returned = connection.execute(upsert.returning(images.c.uri, images.c.id), new)
+        found |= {row.uri: row.id for row in returned}
+    return found

@@ -1,0 +1,299 @@
+"""What the commands ask; read only."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from results.session import Database
+from results.tables import ItemStatus, RunStatus, batches, images, items, model_versions, predictions, runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunProgress:
+    """A run and how far it is."""
+
+    run_id: int
+    source: str
+    model: str
+    model_version: int
+    status: RunStatus
+    listed: int
+    classified: int
+    reused: int
+    failed: int
+    skipped: int
+    cancelled: int
+    passed_over: int
+    gone: int
+    is_listed: bool  #: the listing is complete, so `listed` is final
+    claims: int  #: how often a worker took a batch
+    started_at: float  #: seconds since 1970
+    finished_at: float | None
+    now: float  #: the database's clock at this moment
+    error: str | None
+
+    @property
+    def done(self) -> int:
+        """Images that have their end."""
+        return self.classified + self.failed + self.skipped + self.cancelled
+
+    @property
+    def elapsed_seconds(self) -> float:
+        return max((self.finished_at or self.now) - self.started_at, 0.0)
+
+
+def find_listing(db: Database, run_id: int) -> tuple[str | None, bool]:
+    """The cursor of a run's listing, and whether nothing is left to list."""
+    statement = sa.select(runs.c.cursor, runs.c.status).where(runs.c.id == run_id)
+    row = db.read(lambda connection: connection.execute(statement).one())
+    return row.cursor, row.status != RunStatus.LISTING
+
+
+def find_runs(db: Database, run_id: int | None = None, *, limit: int = 1) -> list[RunProgress]:
+    """The run of that number, or the latest ones, the newest first; empty where there is none."""
+    wanted = sa.select(runs.c.id).order_by(runs.c.id.desc()).limit(limit)
+    if run_id is not None:
+        wanted = sa.select(runs.c.id).where(runs.c.id == run_id)
+    counts = (
+        sa.select(
+            batches.c.run_id,
+            *(_total(batches.c[name]).label(name) for name in ("classified", "reused", "failed", "cancelled")),
+            _total(batches.c.fence).label("claims"),
+        )
+        .where(batches.c.run_id.in_(wanted))
+        .group_by(batches.c.run_id)
+        .subquery()
+    )
+    statement = (
+        sa.select(
+            runs,
+            model_versions.c.name.label("model"),
+            model_versions.c.version.label("model_version"),
+            *(sa.func.coalesce(counts.c[name], 0).label(name) for name in counts.c.keys() if name != "run_id"),
+            db.now.label("now"),
+        )
+        .join(model_versions, model_versions.c.id == runs.c.model_version_id)
+        .outerjoin(counts, counts.c.run_id == runs.c.id)
+        .where(runs.c.id.in_(wanted))
+        .order_by(runs.c.id.desc())
+    )
+    rows = db.read(lambda connection: connection.execute(statement).all())
+    return [
+        RunProgress(
+            run_id=row.id,
+            source=row.source,
+            model=row.model,
+            model_version=row.model_version,
+            status=RunStatus(row.status),
+            listed=row.listed,
+            classified=int(row.classified),
+            reused=int(row.reused),
+            failed=int(row.failed),
+            skipped=row.skipped,
+            cancelled=int(row.cancelled),
+            passed_over=row.passed_over,
+            gone=row.gone,
+            is_listed=row.listed_at is not None,
+            claims=int(row.claims),
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            now=row.now,
+            error=row.error,
+        )
+        for row in rows
+    ]
+
+
+def count_failures(db: Database, run_id: int) -> dict[str, int]:
+    """How many images of a run failed, by reason, the most frequent first."""
+    statement = (
+        sa.select(items.c.reason, sa.func.count().label("images"))
+        .where(items.c.run_id == run_id, items.c.status == ItemStatus.FAILED)
+        .group_by(items.c.reason)
+        .order_by(sa.desc("images"), items.c.reason)
+    )
+    return {row.reason: row.images for row in db.read(lambda connection: connection.execute(statement).all())}
+
+
+def count_labels(db: Database, *, source: str, model: str, limit: int = 10) -> list[tuple[str, int]]:
+    """The most common labels of a source's images: (label, images), the most common first."""
+    view = sa.table("current_labels", sa.column("label"), sa.column("image_uri"), sa.column("model"))
+    statement = (
+        sa.select(view.c.label, sa.func.count().label("images"))
+        .where(_of_source(view.c.image_uri, source), view.c.model == model)
+        .group_by(view.c.label)
+        .order_by(sa.desc("images"), view.c.label)
+        .limit(limit)
+    )
+    return [(row.label, row.images) for row in db.read(lambda connection: connection.execute(statement).all())]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFilter:
+    """Which rows of `current_labels` are wanted; None wants all."""
+
+    label: str | None = None
+    min_confidence: float | None = None
+    source: str | None = None  #: the URI of a folder or of one image
+    model: str | None = None
+
+
+#: The columns of `current_labels`, in order.
+LABEL_COLUMNS = (
+    "image_uri",
+    "label",
+    "confidence",
+    "model",
+    "model_version",
+    "run_id",
+    "answered_by",
+    "needs_review",
+    "classified_at",
+)
+
+
+def list_labels(db: Database, wanted: LabelFilter, *, limit: int | None = None) -> Iterator[Sequence[Any]]:
+    """The rows of `current_labels`, by image, as LABEL_COLUMNS; read as they are asked for."""
+    view = sa.table("current_labels", *(sa.column(name) for name in LABEL_COLUMNS))
+    statement = sa.select(view).order_by(view.c.image_uri, view.c.model).limit(limit)
+    if wanted.label is not None:
+        statement = statement.where(view.c.label == wanted.label)
+    if wanted.min_confidence is not None:
+        statement = statement.where(view.c.confidence >= wanted.min_confidence)
+    if wanted.source is not None:
+        statement = statement.where(_of_source(view.c.image_uri, wanted.source))
+    if wanted.model is not None:
+        statement = statement.where(view.c.model == wanted.model)
+    with db.reader.connect() as connection:
+        for row in connection.execution_options(yield_per=1000).execute(statement):
+            # SQLite has no truth values and no times of its own.
+            yield (*row[:7], bool(row.needs_review), str(row.classified_at))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """Something that keeps a run from being proved."""
+
+    what: str
+    image_uri: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """The counts of a run, each taken from the images themselves and not from the counters that the run kept."""
+
+    run_id: int
+    listed: int
+    classified: int
+    failed: int
+    skipped: int
+    cancelled: int
+    gaps: tuple[Gap, ...]  #: empty when the run is proved
+
+
+def verify_run(db: Database, run_id: int, *, most_gaps: int = 100) -> Proof:
+    """Prove that every listed image of a run has exactly one end, and every classified one its rows.
+
+    Args:
+        most_gaps: how many are named of each kind; all are counted.
+    """
+    return db.read(lambda connection: _verify(connection, run_id, most_gaps))
+
+
+def _verify(connection: sa.Connection, run_id: int, most_gaps: int) -> Proof:
+    run = connection.execute(sa.select(runs).where(runs.c.id == run_id)).one()
+    by_status = dict(
+        connection.execute(
+            sa.select(items.c.status, sa.func.count()).where(items.c.run_id == run_id).group_by(items.c.status)
+        )
+        .tuples()
+        .all()
+    )
+    counters = connection.execute(
+        sa.select(*(_total(batches.c[name]).label(name) for name in ("size", "classified", "failed", "cancelled")))
+        .where(batches.c.run_id == run_id)
+    ).one()
+    gaps: list[Gap] = []
+    if run.listed_at is None:
+        gaps.append(Gap(what="the listing is not complete"))
+    ended = sum(by_status.get(status, 0) for status in ItemStatus if status is not ItemStatus.PENDING)
+    if run.listed != ended + run.skipped:
+        gaps.append(Gap(what=f"{run.listed} images listed, {ended + run.skipped} with an end"))
+    for status in (ItemStatus.CLASSIFIED, ItemStatus.FAILED, ItemStatus.CANCELLED):
+        counted = int(getattr(counters, status))
+        if counted != by_status.get(status, 0):
+            gaps.append(Gap(what=f"batches counted {counted} images {status}, there are {by_status.get(status, 0)}"))
+    if int(counters.size) != sum(by_status.values()):
+        gaps.append(Gap(what=f"batches hold {int(counters.size)} images, there are {sum(by_status.values())}"))
+    gaps += _named(connection, "no end", _without_end(run_id), most_gaps)
+    gaps += _named(connection, "classified, but its predictions are not complete", _without_rows(run), most_gaps)
+    return Proof(
+        run_id=run_id,
+        listed=run.listed,
+        classified=by_status.get(ItemStatus.CLASSIFIED, 0),
+        failed=by_status.get(ItemStatus.FAILED, 0),
+        skipped=run.skipped,
+        cancelled=by_status.get(ItemStatus.CANCELLED, 0),
+        gaps=tuple(gaps),
+    )
+
+
+def _without_end(run_id: int) -> sa.Select[str]:
+    return (
+        sa.select(images.c.uri)
+        .join(items, items.c.image_id == images.c.id)
+        .where(items.c.run_id == run_id, items.c.status == ItemStatus.PENDING)
+    )
+
+
+def _without_rows(run: Any) -> sa.Select[str]:
+    """Classified images whose ranks are not 1, 2, … without a hole, the most confident first."""
+    rows = (
+        sa.select(
+            predictions.c.image_id,
+            predictions.c.fingerprint,
+            sa.func.count().label("rows"),
+            sa.func.max(predictions.c.rank).label("last"),
+            sa.func.max(predictions.c.confidence).label("best"),
+            sa.func.max(sa.case((predictions.c.rank == 1, predictions.c.confidence))).label("first"),
+        )
+        .join(
+            items,
+            sa.and_(items.c.image_id == predictions.c.image_id, items.c.fingerprint == predictions.c.fingerprint),
+        )
+        .where(predictions.c.model_version_id == run.model_version_id, items.c.run_id == run.id)
+        .group_by(predictions.c.image_id, predictions.c.fingerprint)
+        .subquery()
+    )
+    return (
+        sa.select(images.c.uri)
+        .join(items, items.c.image_id == images.c.id)
+        .outerjoin(rows, sa.and_(rows.c.image_id == items.c.image_id, rows.c.fingerprint == items.c.fingerprint))
+        .where(
+            items.c.run_id == run.id,
+            items.c.status == ItemStatus.CLASSIFIED,
+            sa.or_(rows.c.rows.is_(None), rows.c.rows != rows.c.last, rows.c.first != rows.c.best),
+        )
+    )
+
+
+def _named(connection: sa.Connection, what: str, statement: sa.Select[str], most_gaps: int) -> list[Gap]:
+    found = connection.scalar(sa.select(sa.func.count()).select_from(statement.subquery())) or 0
+    gaps = [
+        Gap(what=what, image_uri=uri) for uri in connection.scalars(statement.order_by(images.c.uri).limit(most_gaps))
+    ]
+    if found > most_gaps:
+        gaps.append(Gap(what=f"{what}: {found - most_gaps} more images"))
+    return gaps
+
+
+def _of_source(image_uri: sa.ColumnElement[str], source: str) -> sa.ColumnElement[bool]:
+    """The image of that URI, or those below it; as a range, which an index answers."""
+    below = source.rstrip("/")
+    return sa.or_(image_uri == source, sa.and_(image_uri >= below + "/", image_uri < below + chr(ord("/") + 1)))
+
+
+def _total(column: sa.Column[int]) -> sa.ColumnElement[int]:
+    return sa.func.coalesce(sa.func.sum(column), 0)

@@ -1,0 +1,170 @@
+"""People's own SQL: one statement that can only read the views, by the database's own means."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, LiteralString, cast
+from urllib.parse import quote
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import sql
+
+from base.errors import DatabaseError, SetupError
+from base.settings import Settings
+from results.session import Database, database_url, parse_database_url
+from results.tables import VIEWS, metadata
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a statement answers."""
+
+    columns: tuple[str, ...]
+    rows: Iterator[Sequence[Any]]  #: read as they are asked for
+
+
+@contextmanager
+def read_only_rows(settings: Settings, statement: str) -> Iterator[Rows]:
+    """Run one statement that may only read the views.
+
+    Raises:
+        SetupError: it is no such statement.
+        DatabaseError: the database does not answer, or would let the statement do more than that.
+    """
+    url = database_url(settings)
+    if url.get_backend_name() == "sqlite":
+        with _sqlite_rows(str(url.database), statement) as rows:
+            yield rows
+        return
+    if settings.reader_url is None:
+        raise SetupError(
+            "TAGMILL_READER_URL is not set. Name a role that may only read the views: CREATE ROLE reader LOGIN "
+            "PASSWORD '…', then 'tagmill db upgrade' with TAGMILL_READER_URL=postgresql://reader:…@HOST/NAME."
+        )
+    with _postgresql_rows(settings.reader_url.get_secret_value(), statement) as rows:
+        yield rows
+
+
+def grant_reader(db: Database, reader_address: str) -> str:
+    """Let the role of an address read the views; returns the role's name.
+
+    Raises:
+        SetupError: the address names no role, or the database is not PostgreSQL.
+        DatabaseError: there is no such role.
+    """
+    role = parse_database_url(reader_address, "TAGMILL_READER_URL").username
+    if db.is_sqlite or not role:
+        raise SetupError("TAGMILL_READER_URL is for PostgreSQL: postgresql://ROLE:PASSWORD@HOST/NAME. Unset it.")
+
+    def work(connection: sa.Connection) -> None:
+        quoted = connection.dialect.identifier_preparer.quote_identifier(role)
+        schema = connection.dialect.identifier_preparer.quote_identifier(
+            connection.execute(sa.select(sa.func.current_schema())).scalar_one()
+        )
+        connection.execute(sa.text(f"GRANT USAGE ON SCHEMA {schema} TO {quoted}"))
+        connection.execute(sa.text(f"GRANT SELECT ON {', '.join(VIEWS)} TO {quoted}"))
+
+    try:
+        db.write(work)
+    except sa.exc.ProgrammingError as error:
+        raise DatabaseError(
+            f"{db}: {str(error.orig).strip()}. CREATE ROLE {role} LOGIN PASSWORD '…', then run this again."
+        ) from error
+    return role
+
+
+@contextmanager
+def _sqlite_rows(path: str, statement: str) -> Iterator[Rows]:
+    connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=30)
+    try:
+        connection.set_authorizer(_authorize)
+        # Lets Ctrl-C end a statement that runs for long: Python sees signals between its own steps only.
+        connection.set_progress_handler(lambda: 0, 100_000)
+        cursor = connection.execute(statement)
+        if cursor.description is None:
+            raise SetupError(f"not a query: {statement!r}. Write a SELECT from {', '.join(VIEWS)}.")
+        yield Rows(tuple(column[0] for column in cursor.description), cursor)
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        if str(error) == "interrupted":
+            raise KeyboardInterrupt from error
+        raise SetupError(f"{error}. 'tagmill sql' takes one SELECT from {', '.join(VIEWS)}.") from error
+    finally:
+        connection.close()
+
+
+def _authorize(action: int, first: str | None, second: str | None, schema: str | None, view: str | None) -> int:
+    """SQLite asks this for whatever a statement would do: see https://www.sqlite.org/c3ref/set_authorizer.html."""
+    if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
+        return sqlite3.SQLITE_OK
+    if action == sqlite3.SQLITE_FUNCTION and second != "load_extension":
+        return sqlite3.SQLITE_OK
+    if action == sqlite3.SQLITE_READ and (first not in _PRIVATE or view in VIEWS):
+        return sqlite3.SQLITE_OK
+    return sqlite3.SQLITE_DENY
+
+
+# Queries may name their own intermediate tables as they like, so what is refused is what exists.
+_PRIVATE = frozenset(metadata.tables) | {"tagmill_schema", "sqlite_master", "sqlite_schema", "sqlite_stat1"}
+
+
+@contextmanager
+def _postgresql_rows(address: str, statement: str) -> Iterator[Rows]:
+    url = parse_database_url(address, "TAGMILL_READER_URL").set(drivername="postgresql")
+    try:
+        connection = psycopg.connect(url.render_as_string(hide_password=False), connect_timeout=5)
+    except psycopg.OperationalError as error:
+        raise DatabaseError(f"TAGMILL_READER_URL: {str(error).strip()}. Correct it, or make the role.") from error
+    with connection:
+        connection.read_only = True
+        _refuse_more_than_reading(connection)
+        try:
+            with connection.cursor() as cursor:
+                # Streaming sends a statement in the protocol that takes only one.
+                stream = cursor.stream(cast(LiteralString, statement))
+                first = next(stream, None)
+                if cursor.description is None:
+                    raise SetupError(f"not a query: {statement!r}. Write a SELECT from {', '.join(VIEWS)}.")
+                columns = tuple(column.name for column in cursor.description)
+                yield Rows(columns, _with_first(first, stream))
+        except psycopg.Error as error:
+            message = str(error).strip().partition("\n")[0]
+            raise SetupError(f"{message}. 'tagmill sql' takes one SELECT from {', '.join(VIEWS)}.") from error
+
+
+def _with_first(first: Sequence[Any] | None, rest: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    if first is not None:
+        yield first
+        yield from rest
+
+
+def _refuse_more_than_reading(connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
+    """
+    Raises:
+        DatabaseError: the role is a superuser, or may touch a table.
+    """
+    role, is_superuser = _one(
+        connection, sql.SQL("SELECT rolname, rolsuper FROM pg_roles WHERE rolname = current_user")
+    )
+    if is_superuser:
+        raise DatabaseError(f"TAGMILL_READER_URL: the role {role!r} is a superuser. Name one that may only read the views.")
+    (reachable,) = _one(
+        connection,
+        sql.SQL(
+            "SELECT string_agg(relname, ', ' ORDER BY relname) FROM pg_class "
+            "WHERE relkind IN ('r', 'p') AND relname = ANY({tables}) AND relnamespace = current_schema()::regnamespace "
+            "AND has_table_privilege(oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')"
+        ).format(tables=sql.Literal(list(metadata.tables))),
+    )
+    if reachable:
+        raise DatabaseError(
+            f"TAGMILL_READER_URL: the role {role!r} may reach the tables {reachable}. Name one that may only read the "
+            "views, as 'tagmill db upgrade' sets it up."
+        )
+
+
+def _one(connection: "psycopg.Connection[tuple[Any, ...]]", query: sql.Composable) -> tuple[Any, ...]:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return row

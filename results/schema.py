@@ -1,0 +1,153 @@
+"""The schema's version: open a database, and refuse one that is missing, old, new, or not ours."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+import migrations
+from base.errors import DatabaseError
+from base.settings import Settings
+from results.session import Database, database_url
+
+# Not Alembic's own name, which another application in the same database may use.
+VERSION_TABLE = "tagmill_schema"
+
+
+def open_database(settings: Settings, *, create: bool = False) -> Database:
+    """The database of the settings, with the schema that this tagmill needs.
+
+    Args:
+        create: make a SQLite file that does not exist, and bring an older one up to date. A server's database is
+            only ever changed by `tagmill db upgrade`.
+
+    Raises:
+        DatabaseError: it is missing, cannot be written, is not ours, or has another schema.
+        TransientError: the server does not answer.
+    """
+    url = database_url(settings)
+    if url.get_backend_name() == "sqlite":
+        _check_sqlite_file(Path(str(url.database)), create=create)
+    database = Database(url)
+    try:
+        found, wanted = schema_version(database), newest_schema()
+        if found != wanted and database.is_sqlite and create:
+            upgrade(database)
+        elif found != wanted:
+            raise DatabaseError(
+                f"{database} has schema {found or 'none'}, and this tagmill needs {wanted}. Run 'tagmill db upgrade'."
+            )
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def make_database(settings: Settings) -> tuple[Database, str | None, str]:
+    """The database of the settings, made or brought up to date; what `tagmill db upgrade` does.
+
+    Returns:
+        The database, and its schema before and after.
+
+    Raises:
+        DatabaseError: it cannot be written, or is not ours.
+        TransientError: the server does not answer.
+    """
+    url = database_url(settings)
+    if url.get_backend_name() == "sqlite":
+        _check_sqlite_file(Path(str(url.database)), create=True)
+    database = Database(url)
+    return database, *upgrade(database)
+
+
+def upgrade(database: Database) -> tuple[str | None, str]:
+    """Bring the schema up to date, with the data that is there.
+
+    Returns:
+        The schema before and after.
+
+    Raises:
+        DatabaseError: the database is not ours, or newer than this tagmill.
+    """
+    with _one_at_a_time(database):
+        before = schema_version(database)
+        config = migration_config()
+        config.attributes["connection"] = database.engine
+        command.upgrade(config, "head")
+    return before, newest_schema()
+
+
+def schema_version(database: Database) -> str | None:
+    """The schema that a database has; None when it is empty.
+
+    Raises:
+        DatabaseError: it holds tables of somebody else, or a schema that this tagmill does not know.
+    """
+    found, tables = database.read(lambda connection: (_version(connection), sa.inspect(connection).get_table_names()))
+    strangers = sorted(set(tables) - {VERSION_TABLE})
+    if found is None and strangers:
+        raise DatabaseError(
+            f"{database} is not tagmill's: it holds {', '.join(strangers[:3])}. Name another with TAGMILL_DATABASE_URL."
+        )
+    known = [revision.revision for revision in ScriptDirectory.from_config(migration_config()).walk_revisions()]
+    if found is not None and found not in known:
+        raise DatabaseError(
+            f"{database} has schema {found!r}, which this tagmill does not know: a newer one made it. "
+            "Use that one, or name another database with TAGMILL_DATABASE_URL."
+        )
+    return found
+
+
+def newest_schema() -> str:
+    """The schema that this tagmill needs."""
+    return str(ScriptDirectory.from_config(migration_config()).get_current_head())
+
+
+def migration_config() -> Config:
+    """Where Alembic finds the migrations, wherever tagmill is installed."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__path__[0])).replace("%", "%%"))
+    return config
+
+
+def _version(connection: sa.Connection) -> str | None:
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    return context.get_current_revision()
+
+
+def _check_sqlite_file(path: Path, *, create: bool) -> None:
+    if path.exists() or create:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseError(
+                f"the folder {path.parent} cannot be made: {error.strerror}. "
+                "Name one that you may write to with TAGMILL_HOME."
+            ) from error
+        return
+    raise DatabaseError(f"there is no database at {path}. 'tagmill run SOURCE' makes one; or set TAGMILL_HOME.")
+
+
+@contextmanager
+def _one_at_a_time(database: Database) -> Iterator[None]:
+    """Two commands that start together must not both make the tables."""
+    if not database.is_sqlite:
+        with database.engine.connect() as connection:
+            # Given back with the connection.
+            connection.execute(sa.text("SELECT pg_advisory_lock(7461676)"))
+            connection.commit()
+            try:
+                yield
+            finally:
+                connection.execute(sa.text("SELECT pg_advisory_unlock(7461676)"))
+                connection.commit()
+        return
+    with open(f"{database.url.database}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,210 @@
+"""The tables. People query the views of `migrations/`, whose columns are a contract; the tables may change.
+
+Times are seconds since 1970 in UTC by the database's own clock, so that machines whose clocks differ agree on leases.
+"""
+
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+from base.errors import FailureReason
+
+
+class RunStatus(StrEnum):
+    """The life of a run."""
+
+    LISTING = "listing"  # The producer still walks the source.
+    RUNNING = "running"  # The listing is complete; batches are not.
+    COMPLETED = "completed"  # Every image has its end.
+    CANCELLED = "cancelled"  # Stopped for good before that.
+    FAILED = "failed"  # Stopped by something to mend; the next run of the source goes on with it.
+
+
+class BatchStatus(StrEnum):
+    """The life of a batch; every change is one transaction of `ledger.py`."""
+
+    PENDING = "pending"  # Waits for a worker.
+    LEASED = "leased"  # A worker holds it until its lease runs out.
+    DONE = "done"  # Each of its images has its end, or went to another batch.
+
+
+class ItemStatus(StrEnum):
+    """The end of one image within one run, or that it has none yet."""
+
+    PENDING = "pending"
+    CLASSIFIED = "classified"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+def _one_of(column: str, values: type[StrEnum]) -> str:
+    return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite counts up only in a column declared INTEGER.
+_Id = BigInteger().with_variant(Integer(), "sqlite")
+# URIs are ASCII and compared byte by byte, so that the database's order is the producer's listing order.
+_Uri = Text().with_variant(Text(collation="C"), "postgresql")
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("content_hash", String(64), nullable=False),  # Of the registry's files; the version's identity.
+    Column("active", Boolean(name="active"), nullable=False),  # Its answers are those of `current_labels`.
+    Index("uq_model_versions_name_version", "name", "version", unique=True),
+    Index(
+        "uq_model_versions_active",
+        "name",
+        unique=True,
+        sqlite_where=text("active"),
+        postgresql_where=text("active"),
+    ),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("source", _Uri, nullable=False),
+    Column("include", Text, nullable=False),  # JSON list of globs; [] means the usual suffixes.
+    Column("model_version_id", ForeignKey("model_versions.id"), nullable=False),
+    Column("status", Text, nullable=False),
+    Column("cursor", _Uri),  # The last URI whose end is recorded; the listing goes on after it.
+    Column("listed", BigInteger, nullable=False, server_default="0"),
+    Column("skipped", BigInteger, nullable=False, server_default="0"),
+    Column("passed_over", BigInteger, nullable=False, server_default="0"),  # Links, devices and the like.
+    Column("gone", BigInteger, nullable=False, server_default="0"),
+    Column("started_at", Double, nullable=False),
+    Column("listed_at", Double),  # When the listing was complete.
+    Column("finished_at", Double),
+    Column("error", Text),  # Why it stopped, where it did.
+    CheckConstraint(_one_of("status", RunStatus), name="status"),
+    # At most one unfinished run of a source and a model: the one to go on with.
+    Index(
+        "uq_runs_unfinished",
+        "source",
+        "include",
+        "model_version_id",
+        unique=True,
+        sqlite_where=text("finished_at IS NULL"),
+        postgresql_where=text("finished_at IS NULL"),
+    ),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("uri", _Uri, nullable=False),
+    # Of the bytes that were last classified, or failed to be; a listing that finds another one means: changed.
+    Column("fingerprint", Text),
+    Column("content_hash", LargeBinary(32)),  # sha256 of those bytes.
+    Column("gone_at", Double),  # When a listing no longer found it.
+    Index("uq_images_uri", "uri", unique=True),
+    Index("ix_images_content_hash", "content_hash"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("status", Text, nullable=False),
+    Column("size", Integer, nullable=False),  # Its images; 0 once it was split.
+    Column("owner", Text),
+    Column("lease_until", Double),
+    Column("fence", Integer, nullable=False, server_default="0"),  # Outdates every earlier claim.
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("earlier_attempts", Integer, nullable=False, server_default="0"),  # Of the batches it was split from.
+    Column("lost_reason", Text),  # How the last claim ended, when it ended without an answer.
+    Column("sent_at", Double),  # None: to be sent.
+    Column("not_before", Double),
+    Column("classified", Integer, nullable=False, server_default="0"),
+    Column("reused", Integer, nullable=False, server_default="0"),
+    Column("failed", Integer, nullable=False, server_default="0"),
+    Column("cancelled", Integer, nullable=False, server_default="0"),
+    CheckConstraint(_one_of("status", BatchStatus), name="status"),
+    Index("ix_batches_run_id", "run_id"),
+    # Small however many batches are done, and it answers both "what is due" and "is the run complete".
+    Index(
+        "ix_batches_open",
+        "run_id",
+        "id",
+        sqlite_where=text("status <> 'done'"),
+        postgresql_where=text("status <> 'done'"),
+    ),
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("run_id", ForeignKey("runs.id"), primary_key=True),
+    Column("image_id", ForeignKey("images.id"), primary_key=True),
+    Column("batch_id", ForeignKey("batches.id"), nullable=False),
+    Column("fingerprint", Text, nullable=False),  # As listed; once ended, of the bytes that were looked at.
+    Column("status", Text, nullable=False),
+    Column("reused", Boolean(name="reused"), nullable=False, server_default=text("false")),
+    Column("reason", Text),
+    Column("message", Text),
+    Column("attempts", Integer),
+    Column("finished_at", Double),
+    CheckConstraint(_one_of("status", ItemStatus), name="status"),
+    CheckConstraint(_one_of("reason", FailureReason), name="reason"),
+    CheckConstraint("(status = 'failed') = (reason IS NOT NULL)", name="failed_has_reason"),
+    Index("ix_items_batch_id", "batch_id"),
+    sqlite_with_rowid=False,
+)
+
+predictions = Table(
+    "predictions",
+    metadata,
+    Column("image_id", ForeignKey("images.id"), primary_key=True),
+    Column("model_version_id", ForeignKey("model_versions.id"), primary_key=True),
+    Column("fingerprint", Text, primary_key=True),
+    Column("rank", Integer, primary_key=True),
+    Column("label", Text, nullable=False),
+    Column("confidence", Double, nullable=False),
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("classified_at", Double, nullable=False),
+    CheckConstraint("confidence >= 0 AND confidence <= 1", name="confidence"),
+    CheckConstraint("rank >= 1", name="rank"),
+    Index("ix_predictions_label", "label", "rank", "confidence"),
+    Index(
+        "ix_predictions_confidence",
+        "confidence",
+        sqlite_where=text("rank = 1"),
+        postgresql_where=text("rank = 1"),
+    ),
+    sqlite_with_rowid=False,
+)
+
+#: What people query; see docs/sql.md.
+VIEWS = ("current_labels", "predictions_top_k", "run_summary", "failures_by_image")

@@ -1,0 +1,141 @@
+"""The workers that `tagmill run` starts for itself when no broker is configured."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import structlog
+
+from base.errors import FailureReason, SetupError
+from base.settings import Settings
+from broker.app import QUEUE
+from results import ledger
+from results.session import Database, database_url
+from worker.reconciler import KEEPS_DYING_EXIT_CODE, worker_environment
+
+log = structlog.get_logger()
+
+# A worker that dies so often in a row, without a batch having been claimed in between, will not get better.
+_DEATHS_BEFORE_GIVING_UP = 3
+_STOP_SECONDS = 30.0
+
+#: Where a worker is started: Celery looks for its app in the current folder first, and another may have such names too.
+CODE_FOLDER = Path(__file__).absolute().parents[1]
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def celery_command(processes: int, name: str) -> list[str]:
+    """The command line of a worker.
+
+    Args:
+        processes: how many images are worked on at once; one per core is best.
+        name: unique among the workers of a broker.
+    """
+    # -P: a folder named `worker` where the user happens to be is not ours.
+    command = [sys.executable, "-P", "-m", "celery", "--app", "worker.tasks:app", "worker", "--pool", "prefork"]
+    command += ["--concurrency", str(processes), "--queues", QUEUE, "--hostname", name, "--loglevel", "WARNING"]
+    return command + ["--without-mingle", "--without-gossip", "--without-heartbeat"]
+
+
+def worker_variables(settings: Settings, broker_url: str) -> dict[str, str]:
+    """What a worker needs in its environment, where it runs in CODE_FOLDER: every relative path is made absolute."""
+    variables = {
+        "TAGMILL_HOME": str(settings.home_path),
+        "TAGMILL_DATABASE_URL": database_url(settings).render_as_string(hide_password=False),
+        "TAGMILL_MODELS_URL": str(settings.models_path),
+        "TAGMILL_BROKER_URL": broker_url,
+        # Celery's name for: SIGTERM lets a batch end before the worker does, and never loses one.
+        "REMAP_SIGTERM": "SIGQUIT",
+    }
+    # One thread for each process: they share the cores already.
+    return variables | {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+class LocalWorker:
+    """A Celery worker with its processes, started again when it dies.
+
+    Args:
+        processes: one per core.
+        log_path: where what it says is kept.
+    """
+
+    def __init__(self, settings: Settings, db: Database, *, broker_url: str, processes: int, log_path: Path) -> None:
+        self._db = db
+        self._processes = processes
+        self._log_path = log_path
+        self._identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
+        self._environment = (
+            os.environ | worker_variables(settings, broker_url) | worker_environment(self._identity)
+        )
+        self._claims = 0
+        self._deaths = 0
+        self._process = self._start()
+
+    def check(self, claims: int) -> None:
+        """Start the worker again if it died.
+
+        Args:
+            claims: how often batches were claimed by now.
+
+        Raises:
+            SetupError: it keeps dying before it claims anything; the message has its last words.
+        """
+        exit_code = self._process.poll()
+        if exit_code is None:
+            return
+        self._kill_group()
+        ledger.give_back_lost(self._db, f"{self._identity}/", FailureReason.WORKER_LOST)
+        self._deaths = 1 if claims > self._claims else self._deaths + 1
+        self._claims = claims
+        log.warning("worker_died", exit_code=exit_code, log=str(self._log_path))
+        if self._deaths >= _DEATHS_BEFORE_GIVING_UP or exit_code == KEEPS_DYING_EXIT_CODE:
+            raise SetupError(
+                f"the workers keep dying (exit code {exit_code}) before they classify anything; {self._log_path} "
+                f"ends with: {_last_words(self._log_path)}"
+            )
+        self._process = self._start()
+
+    def stop(self) -> None:
+        """End the worker and all its processes; a batch that does not end in time is given back."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning("worker_killed", after_seconds=_STOP_SECONDS)
+        finally:
+            self._kill_group()
+            self._process.wait()
+            ledger.give_back_lost(self._db, f"{self._identity}/", None)
+
+    def _kill_group(self) -> None:
+        """End what a worker that is gone has left behind: all its processes are of its group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with open(self._log_path, "ab") as log_file:
+            return subprocess.Popen(
+                celery_command(self._processes, f"run@{self._identity}"),
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=log_file,
+                env=self._environment,
+                cwd=CODE_FOLDER,
+                # Ctrl-C is for the command alone, which then ends its workers in good order.
+                start_new_session=True,
+            )
+
+
+def _last_words(path: Path) -> str:
+    lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return " | ".join(lines[-3:]) or "nothing"

@@ -1,0 +1,105 @@
+"""What the parent of every worker does beside its processes: dispatch, and give back what dead processes held."""
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections import deque
+from typing import Any
+
+import structlog
+from celery import bootsteps
+from celery.worker import state
+
+from base.errors import AppError, FailureReason
+from base.settings import load_settings
+from broker.dispatch import dispatch
+from results import ledger
+from results.schema import open_database
+from results.session import Database
+from worker.heartbeat import ALARM_EXIT_CODE
+
+log = structlog.get_logger()
+
+#: Exit code of a worker whose processes die before they do anything.
+KEEPS_DYING_EXIT_CODE = 70
+
+_LOOK_SECONDS = 0.5
+_WORKER_ID = "TAGMILL_WORKER_ID"
+_PARENT = "TAGMILL_WORKER_PARENT"
+# So many deaths of processes that held no batch, within so long, and the worker gives up.
+_DEATHS_BEFORE_GIVING_UP = 6
+_DEATHS_WITHIN_SECONDS = 60.0
+
+
+def worker_id() -> str:
+    """What the batches of all processes of this worker name as their owner; the processes inherit it."""
+    if _WORKER_ID not in os.environ:
+        os.environ[_WORKER_ID] = f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
+    return os.environ[_WORKER_ID]
+
+
+def worker_environment(identity: str) -> dict[str, str]:
+    """What a worker is started with that must end when this process does."""
+    return {_WORKER_ID: identity, _PARENT: str(os.getpid())}
+
+
+class Reconciler(bootsteps.StartStopStep):
+    """Runs in a thread of the worker's parent, so that a slow database never stops the worker's own loop."""
+
+    requires = {"celery.worker.components:Pool"}
+
+    def __init__(self, parent: Any, **_: Any) -> None:
+        worker_id()  # Before the processes are started, so that they inherit it.
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, parent: Any) -> None:
+        self._thread = threading.Thread(target=self._run, args=(parent,), name="reconciler", daemon=True)
+        self._thread.start()
+
+    def stop(self, parent: Any) -> None:
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def _run(self, worker: Any) -> None:
+        settings = load_settings()
+        db, app = open_database(settings), worker.app
+        started_by = int(os.environ.get(_PARENT, "0"))
+        alive: dict[int, Any] = {}
+        idle_deaths: deque[float] = deque(maxlen=_DEATHS_BEFORE_GIVING_UP)
+        next_dispatch = 0.0
+        while not self._stopping.wait(_LOOK_SECONDS):
+            if started_by and os.getppid() != started_by:
+                log.warning("starter_gone", pid=started_by)
+                state.should_terminate = os.EX_OK
+                return
+            now = time.monotonic()
+            try:
+                now_alive = {process.pid: process for process in worker.pool._pool._pool}
+                for pid in alive.keys() - now_alive.keys():
+                    if _give_back(db, pid, alive[pid].exitcode) == 0:
+                        idle_deaths.append(now)
+                if len(idle_deaths) == _DEATHS_BEFORE_GIVING_UP and now - idle_deaths[0] < _DEATHS_WITHIN_SECONDS:
+                    log.error("processes_keep_dying", deaths=len(idle_deaths))
+                    state.should_terminate = KEEPS_DYING_EXIT_CODE
+                    return
+                alive = now_alive
+                if now >= next_dispatch:
+                    next_dispatch = now + settings.dispatch_seconds
+                    dispatch(db, app, settings)
+            except AppError as error:
+                log.warning("reconciler_waits", error=str(error))
+            except Exception:
+                log.exception("reconciler_failed")  # The next round tries again; without it nothing would be resent.
+        db.close()
+
+
+def _give_back(db: Database, pid: int, exit_code: int | None) -> int:
+    """Give back what a dead process held; returns how many batches that was."""
+    reason = FailureReason.TIMEOUT if exit_code == ALARM_EXIT_CODE else FailureReason.WORKER_LOST
+    given_back = ledger.give_back_lost(db, f"{worker_id()}/{pid}", reason)
+    log.warning("process_died", pid=pid, exit_code=exit_code, batches=given_back)
+    return given_back

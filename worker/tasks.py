@@ -1,0 +1,162 @@
+"""The Celery worker: its one task, and what every process of it loads once."""
+
+import functools
+import os
+import resource
+import time
+from typing import Any
+
+import structlog
+from celery import signals
+from structlog.contextvars import bound_contextvars
+
+from base.errors import FailureReason, ModelError, SetupError, TransientError
+from base.logs import configure_logs
+from base.settings import Settings, load_settings
+from broker.app import make_app
+from broker.messages import CLASSIFY_BATCH, BatchMessage
+from models.classifier import Classifier
+from models.decoding import DecodingLimits
+from models.registry import Registry
+from results import ledger
+from results.schema import open_database
+from results.session import Database
+from worker.classify import classify
+from worker.heartbeat import Heartbeat
+from worker.reconciler import Reconciler, worker_id
+
+log = structlog.get_logger()
+
+settings = load_settings()
+if settings.broker_url is None:
+    raise SetupError("TAGMILL_BROKER_URL is not set. Start workers with 'tagmill worker', or let 'tagmill run' do it.")
+app = make_app(settings.broker_url.get_secret_value())
+app.steps["worker"].add(Reconciler)
+
+# A batch that met a fault waits this long before it is sent again.
+_FAULT_DELAY_SECONDS = 5.0
+
+
+@app.task(name=CLASSIFY_BATCH, ignore_result=True)
+def classify_batch(**fields: Any) -> None:
+    """Classify one batch and save the outcome; running it twice changes nothing."""
+    try:
+        message = BatchMessage.from_json(fields)
+    except ValueError as error:
+        log.warning("message_dropped", error=str(error))
+        return
+    with bound_contextvars(run_id=message.run_id, batch_id=message.batch_id):
+        work_on(_database(), message.batch_id, settings)
+
+
+def work_on(db: Database, batch_id: int, settings: Settings) -> None:
+    """Claim a batch, classify it, save the ends of its images; give it back where that is nobody's fault."""
+    started = time.monotonic()
+    try:
+        held = ledger.claim(db, batch_id, owner=_owner(), lease_seconds=settings.lease_seconds)
+    except TransientError as error:
+        log.warning("batch_not_claimed", error=str(error))  # The reconciler sends it again.
+        return
+    if held is None:  # Somebody else has it, or it is done: a duplicate. Or it was split.
+        return
+    try:
+        answers, failures = _classify(db, held, settings)
+        _finish(db, held, answers, failures)
+    except ledger.LeaseLost:
+        log.warning("batch_lost", fence=held.fence)
+    except TransientError as error:
+        log.warning("batch_given_back", error=str(error))
+        ledger.give_back(db, held, delay_seconds=_FAULT_DELAY_SECONDS)
+    except ModelError as error:
+        log.error("run_failed", error=str(error))
+        ledger.give_back(db, held, delay_seconds=0)
+        ledger.fail_run(db, held.run_id, str(error))
+    except Exception:
+        # Not one of the faults that we know: it counts as an attempt, so that it cannot go on for ever.
+        log.exception("batch_failed")
+        ledger.give_back_lost(db, _owner(), FailureReason.WORKER_LOST)
+    else:
+        log.info(
+            "batch_classified",
+            images=len(answers),
+            failures=len(failures),
+            elapsed_seconds=round(time.monotonic() - started, 3),
+        )
+
+
+def _classify(
+    db: Database, held: ledger.Claim, settings: Settings
+) -> tuple[list[ledger.Answer], list[ledger.Failure]]:
+    classifier = _classifier(held.model, held.model_version, held.content_hash)
+    heartbeat = Heartbeat(
+        lambda: ledger.extend(db, held, lease_seconds=settings.lease_seconds),
+        lease_seconds=settings.lease_seconds,
+        image_seconds=settings.image_seconds,
+    )
+
+    def find_twins(content_hashes: Any) -> dict[bytes, list[tuple[str, float]]]:
+        with heartbeat.paused():
+            return ledger.find_twins(db, held.model_version_id, content_hashes)
+
+    with heartbeat.running():
+        return classify(
+            classifier,
+            held.images,
+            max_bytes=settings.max_image_bytes,
+            find_twins=find_twins,
+            on_progress=heartbeat.beat,
+        )
+
+
+def _finish(
+    db: Database, held: ledger.Claim, answers: list[ledger.Answer], failures: list[ledger.Failure]
+) -> None:
+    """Save, for as long as it takes the database to come back: the work is done, and the fence guards it."""
+    while True:
+        try:
+            return ledger.finish(db, held, answers, failures)
+        except TransientError as error:
+            log.warning("database_away", error=str(error))
+            time.sleep(1.0)
+
+
+@functools.cache
+def _database() -> Database:
+    return open_database(settings)
+
+
+@functools.cache
+def _classifier(name: str, version: int, content_hash: str) -> Classifier:
+    """The loaded model version, once per process; of several that a worker may serve, each is loaded on first use.
+
+    Raises:
+        ModelError: it is not in the registry, or not the one that the run was begun with.
+    """
+    found = Registry(settings.models_path).find(f"{name}:{version}")
+    if found.content_hash != content_hash:
+        raise ModelError(
+            f"model {found} in {settings.models_path} has contents {found.content_hash[:12]}, the run needs "
+            f"{content_hash[:12]}. Set TAGMILL_MODELS_URL to the registry that the run used."
+        )
+    limits = DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    classifier = Classifier(found, limits=limits, top_k=settings.top_k)
+    _limit_memory(settings.memory_bytes)
+    return classifier
+
+
+def _limit_memory(growth_bytes: int) -> None:
+    """Make an image that needs too much memory fail by itself, instead of the machine choosing whom to kill."""
+    with open("/proc/self/statm") as statm:
+        mapped = int(statm.read().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + growth_bytes, hard))
+
+
+def _owner() -> str:
+    return f"{worker_id()}/{os.getpid()}"
+
+
+@signals.setup_logging.connect
+def _configure_logs(**_: Any) -> None:
+    """Celery's own configuration would write in a form of its own."""
+    configure_logs(json_lines=settings.json_logs)
