@@ -1,7 +1,6 @@
 """The Celery app and its delivery settings. What each is for stands in docs/architecture.md."""
 
 from celery import Celery
-from kombu import Exchange, Queue
 
 QUEUE = "tagmill.classify"
 
@@ -14,8 +13,6 @@ def make_app(broker_url: str) -> Celery:
     """
     app = Celery("tagmill", broker=broker_url, set_as_current=False)
     app.conf.update(
-        # The anonymous exchange needs no binding in the broker, so that a flushed one still delivers.
-        task_queues=[Queue(QUEUE, exchange=Exchange("", type="direct"), routing_key=QUEUE, durable=True)],
         task_default_queue=QUEUE,
         task_serializer="json",
         accept_content=["json"],

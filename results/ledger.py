@@ -197,7 +197,9 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
 
     Args:
         room: how many at the most.
-        queued: messages that the broker holds now. While it holds as many as were sent and not taken, none is lost.
+        queued: messages that the broker holds now. While it holds as many as were sent and not taken, none is lost;
+            when it holds none, those that were sent are lost, or a worker is about to begin with them.
+        resend_seconds: a message that was sent longer ago is taken for lost; a sixth of it when the broker holds none.
 
     Returns:
         (run, batch) of each, oldest first.
@@ -210,7 +212,8 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
             sa.select(sa.func.count()).select_from(batches.join(runs)).where(waiting)
         ).scalar_one()
         never_sent = batches.c.sent_at.is_(None)
-        taken_for_lost = sa.and_(batches.c.sent_at < db.now - resend_seconds, sa.true() if queued < sent else sa.false())
+        patience = resend_seconds if queued else resend_seconds / 6
+        taken_for_lost = sa.and_(batches.c.sent_at < db.now - patience, sa.literal(queued < sent))
         ready = sa.or_(
             sa.and_(batches.c.status == BatchStatus.PENDING, sa.func.coalesce(batches.c.not_before, 0) <= db.now),
             batches.c.lease_until < db.now,

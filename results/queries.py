@@ -204,13 +204,8 @@ def verify_run(db: Database, run_id: int, *, most_gaps: int = 100) -> Proof:
 
 def _verify(connection: sa.Connection, run_id: int, most_gaps: int) -> Proof:
     run = connection.execute(sa.select(runs).where(runs.c.id == run_id)).one()
-    by_status = dict(
-        connection.execute(
-            sa.select(items.c.status, sa.func.count()).where(items.c.run_id == run_id).group_by(items.c.status)
-        )
-        .tuples()
-        .all()
-    )
+    counted = sa.select(items.c.status, sa.func.count()).where(items.c.run_id == run_id).group_by(items.c.status)
+    by_status: dict[str, int] = {status: images for status, images in connection.execute(counted)}
     counters = connection.execute(
         sa.select(*(_total(batches.c[name]).label(name) for name in ("size", "classified", "failed", "cancelled")))
         .where(batches.c.run_id == run_id)
@@ -222,9 +217,9 @@ def _verify(connection: sa.Connection, run_id: int, most_gaps: int) -> Proof:
     if run.listed != ended + run.skipped:
         gaps.append(Gap(what=f"{run.listed} images listed, {ended + run.skipped} with an end"))
     for status in (ItemStatus.CLASSIFIED, ItemStatus.FAILED, ItemStatus.CANCELLED):
-        counted = int(getattr(counters, status))
-        if counted != by_status.get(status, 0):
-            gaps.append(Gap(what=f"batches counted {counted} images {status}, there are {by_status.get(status, 0)}"))
+        kept = int(getattr(counters, status))
+        if kept != by_status.get(status, 0):
+            gaps.append(Gap(what=f"batches counted {kept} images {status}, there are {by_status.get(status, 0)}"))
     if int(counters.size) != sum(by_status.values()):
         gaps.append(Gap(what=f"batches hold {int(counters.size)} images, there are {sum(by_status.values())}"))
     gaps += _named(connection, "no end", _without_end(run_id), most_gaps)

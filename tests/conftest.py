@@ -1,11 +1,17 @@
 """Fixtures that more than one folder of tests needs."""
 
+import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from models.pretrained import ensure_pretrained
 from models.registry import Registry
+from tests.servers import Valkey, postgres_server, valkey_server
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +21,31 @@ def pretrained_registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     registry = Registry(root)
     ensure_pretrained(registry, lambda step, done: None)
     return registry
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL server's superuser; of the one in TAGMILL_TEST_DATABASE_URL where that is set."""
+    given = os.environ.get("TAGMILL_TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    with postgres_server() as address:
+        yield address
+
+
+@pytest.fixture
+def postgres_database(postgres: str) -> Iterator[str]:
+    """The address of a new, empty database."""
+    name = f"tagmill_{secrets.token_hex(4)}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield postgres.rpartition("/")[0] + "/" + name
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A broker of the test's own."""
+    with valkey_server(tmp_path_factory.mktemp("valkey")) as server:
+        yield server

@@ -118,10 +118,24 @@ def test_first_frame_of_an_animation_counts(image_format):
     assert np.abs(np.subtract(centre(make_animation(("red", "lime"), image_format)), (255, 0, 0))).max() < 6
 
 
-def test_damaged_exif_data_do_not_matter():
-    broken = b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff" + b"\xff" * 20
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"no TIFF at all",
+        b"II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x02\x00\x04\x00\x00\x00abc\x00" + bytes(4),  # A text.
+        b"II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x05\x00\x01\x00\x00\x00\x1a" + bytes(7) + b"\x01" + bytes(7),  # 1/0.
+    ],
+)
+def test_damaged_exif_data_do_not_matter(broken):
+    assert centre(make_jpeg(exif=b"Exif\x00\x00" + broken))[0] > 250
 
-    assert centre(make_jpeg(exif=broken))[0] > 250
+
+def test_pillow_logs_nothing(caplog):
+    three_samples = b"\x15\x01\x03\x00\x01\x00\x00\x00\x03\x00"
+    encoded = encode(make_image(), "TIFF").replace(three_samples, three_samples[:-2] + b"\x63\x00")
+
+    assert refusal(encoded).reason == FailureReason.UNREADABLE
+    assert caplog.records == []
 
 
 def test_large_jpeg_is_decoded_smaller(monkeypatch):

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import threading
 
 import pytest
@@ -166,6 +167,14 @@ def test_damaged_description_is_named(registry, content):
     path.write_text(content)
 
     with pytest.raises(ModelError, match=re.escape(str(path))):
+        registry.find("small_cnn")
+
+
+def test_folder_under_another_number_is_refused(registry):
+    path = publish(registry).path
+    shutil.copytree(path, path.parent / "7")
+
+    with pytest.raises(ModelError, match="describes small_cnn:1"):
         registry.find("small_cnn")
 
 

@@ -1,0 +1,335 @@
+"""The life of a batch, on both databases."""
+
+import pytest
+import sqlalchemy as sa
+
+from base.errors import FailureReason
+from results import ledger
+from results.ledger import Answer, Claim, Failure, LeaseLost
+from results.listing import Chunk, ListedImage, end_listing, open_run, record_chunk
+from results.queries import find_runs, verify_run
+from results.session import Database
+from results.tables import RunStatus, items, predictions
+from tests.clock import Clock
+
+LEASE = 45.0
+
+
+def record(db: Database, images: int = 4, *, source: str = "file:///photos", batch: int = 64) -> int:
+    """A run of that many new images, its listing complete; returns its number."""
+    run = open_run(db, source=source, include=[], model="m", model_version=1, content_hash="a" * 64)
+    listed = [ListedImage(uri=f"{source}/{index:03}.jpg", fingerprint="10-1") for index in range(images)]
+    batches = [listed[start : start + batch] for start in range(0, images, batch)]
+    cursor = listed[-1].uri
+    record_chunk(db, run.run_id, cursor=None, chunk=Chunk(cursor=cursor, batches=batches, skipped=0))
+    end_listing(db, run.run_id, cursor=cursor)
+    return run.run_id
+
+
+def take(db: Database, batch_id: int = 1, owner: str = "w/1") -> Claim | None:
+    return ledger.claim(db, batch_id, owner=owner, lease_seconds=LEASE)
+
+
+def claim(db: Database, batch_id: int = 1, owner: str = "w/1") -> Claim:
+    held = take(db, batch_id, owner)
+    assert held is not None
+    return held
+
+
+def answers(held: Claim, label: str = "cat", *, reused: bool = False) -> list[Answer]:
+    return [
+        Answer(
+            image_id=image.image_id,
+            fingerprint=image.fingerprint,
+            content_hash=bytes([image.image_id]) * 32,
+            labels=[(label, 0.75), ("dog", 0.25)],
+            reused=reused,
+        )
+        for image in held.images
+    ]
+
+
+def due(db: Database, *, room: int = 100, queued: int = 0) -> list[int]:
+    return [batch for _, batch in ledger.take_due(db, room=room, queued=queued, resend_seconds=30)]
+
+
+def count(db: Database, table: sa.Table) -> int:
+    return db.read(lambda connection: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+
+
+def test_finished_batch_ends_its_run(db: Database) -> None:
+    run_id = record(db)
+    held = claim(db)
+
+    ledger.finish(db, held, answers(held), [])
+    ledger.complete_runs(db)
+
+    (run,) = find_runs(db, run_id)
+    assert (run.status, run.listed, run.classified) == (RunStatus.COMPLETED, 4, 4)
+    assert verify_run(db, run_id).gaps == ()
+
+
+def test_run_with_open_batch_is_not_complete(db: Database) -> None:
+    run_id = record(db, images=4, batch=2)
+    held = claim(db, 1)
+    ledger.finish(db, held, answers(held), [])
+
+    ledger.complete_runs(db)
+
+    assert find_runs(db, run_id)[0].status is RunStatus.RUNNING
+    assert [gap.what for gap in verify_run(db, run_id).gaps][:1] == ["4 images listed, 2 with an end"]
+
+
+def test_claimed_batch_cannot_be_claimed_again(db: Database) -> None:
+    record(db)
+    claim(db)
+
+    assert take(db, owner="w/2") is None
+
+
+def test_done_batch_cannot_be_claimed_again(db: Database) -> None:
+    record(db)
+    held = claim(db)
+    ledger.finish(db, held, answers(held), [])
+
+    assert take(db) is None
+
+
+def test_batch_of_stopped_run_cannot_be_claimed(db: Database) -> None:
+    ledger.fail_run(db, record(db), "the model is not there")
+
+    assert take(db) is None
+    assert due(db) == []
+
+
+def test_lease_that_ran_out_can_be_claimed(db: Database, clock: Clock) -> None:
+    record(db)
+    first = claim(db, owner="w/1")
+    clock.pass_by(LEASE + 1)
+
+    second = claim(db, owner="w/2")
+
+    assert second.fence == first.fence + 1
+
+
+def test_extended_lease_cannot_be_claimed(db: Database, clock: Clock) -> None:
+    record(db)
+    held = claim(db)
+    clock.pass_by(LEASE - 1)
+    ledger.extend(db, held, lease_seconds=LEASE)
+    clock.pass_by(LEASE - 1)
+
+    assert take(db, owner="w/2") is None
+
+
+def test_outdated_claim_can_neither_extend_nor_finish(db: Database, clock: Clock) -> None:
+    run_id = record(db)
+    stalled = claim(db, owner="w/1")
+    clock.pass_by(LEASE + 1)
+    current = claim(db, owner="w/2")
+
+    with pytest.raises(LeaseLost):
+        ledger.extend(db, stalled, lease_seconds=LEASE)
+    with pytest.raises(LeaseLost):
+        ledger.finish(db, stalled, answers(stalled, "wrong"), [])
+
+    ledger.finish(db, current, answers(current), [])
+    assert count(db, predictions) == 8
+    assert find_runs(db, run_id)[0].classified == 4
+
+
+def test_outdated_claim_cannot_finish_after_another_did(db: Database, clock: Clock) -> None:
+    record(db)
+    stalled = claim(db, owner="w/1")
+    clock.pass_by(LEASE + 1)
+    current = claim(db, owner="w/2")
+    ledger.finish(db, current, answers(current), [])
+
+    with pytest.raises(LeaseLost):
+        ledger.finish(db, stalled, answers(stalled, "wrong"), [])
+
+    labels = db.read(lambda connection: set(connection.scalars(sa.select(predictions.c.label))))
+    assert labels == {"cat", "dog"}
+
+
+def test_finish_repeated_after_lost_commit_answer_changes_nothing(db: Database) -> None:
+    run_id = record(db)
+    held = claim(db)
+
+    ledger.finish(db, held, answers(held), [])
+    ledger.finish(db, held, answers(held), [])
+
+    assert count(db, predictions) == 8
+    assert find_runs(db, run_id)[0].classified == 4
+
+
+def test_finish_refuses_ends_of_other_images(db: Database) -> None:
+    record(db)
+    held = claim(db)
+
+    with pytest.raises(ValueError, match="has 4 images, and 3 ends were given"):
+        ledger.finish(db, held, answers(held)[1:], [])
+
+
+def test_failure_is_told_with_reason_message_and_attempts(db: Database) -> None:
+    run_id = record(db, images=1)
+    held = claim(db)
+    failure = Failure(
+        image_id=held.images[0].image_id, fingerprint="10-1", reason=FailureReason.TRUNCATED, message="ends early"
+    )
+
+    ledger.finish(db, held, [], [failure])
+
+    row = db.read(lambda connection: connection.execute(sa.text("SELECT * FROM failures_by_image")).one())
+    assert (row.run_id, row.image_uri, row.reason, row.message, row.attempts) == (
+        run_id,
+        "file:///photos/000.jpg",
+        "truncated",
+        "ends early",
+        1,
+    )
+    assert verify_run(db, run_id).gaps == ()
+
+
+def test_batch_given_back_costs_no_attempt_and_waits(db: Database, clock: Clock) -> None:
+    record(db, images=1)
+    for _ in range(5):
+        ledger.give_back(db, claim(db), delay_seconds=5)
+        assert due(db) == []
+        clock.pass_by(6)
+
+    assert due(db) == [1]
+    assert claim(db).images
+
+
+def test_batch_of_dead_process_can_be_claimed_at_once(db: Database) -> None:
+    record(db)
+    claim(db, owner="w/1")
+
+    assert ledger.give_back_lost(db, "w/2", FailureReason.WORKER_LOST) == 0
+    assert ledger.give_back_lost(db, "w/1", FailureReason.WORKER_LOST) == 1
+    assert claim(db, owner="w/2").fence == 2
+
+
+def test_all_batches_of_a_dead_worker_are_given_back(db: Database) -> None:
+    record(db, images=3, batch=1)
+    claim(db, 1, owner="host-1/10")
+    claim(db, 2, owner="host-1/11")
+    claim(db, 3, owner="host-12/10")
+
+    assert ledger.give_back_lost(db, "host-1/", FailureReason.WORKER_LOST) == 2
+
+
+def test_third_claim_splits_the_batch(db: Database) -> None:
+    record(db, images=5)
+    _lose(db, 1, times=2)
+
+    assert take(db, 1) is None
+
+    halves = [claim(db, batch_id) for batch_id in due(db)]
+    assert [len(half.images) for half in halves] == [2, 3]
+    assert sorted(image.image_id for half in halves for image in half.images) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("reason", [FailureReason.WORKER_LOST, FailureReason.TIMEOUT])
+def test_poison_image_fails_alone_and_its_neighbours_are_classified(db: Database, reason: FailureReason) -> None:
+    run_id = record(db, images=64)
+    poison, lost = 17, 0
+    while batch_ids := due(db, room=1):
+        (batch_id,) = batch_ids
+        held = take(db, batch_id)
+        if held is None:
+            continue
+        if poison in [image.image_id for image in held.images]:
+            ledger.give_back_lost(db, "w/1", reason)
+            lost += 1
+        else:
+            ledger.finish(db, held, answers(held), [])
+    ledger.complete_runs(db)
+
+    (run,) = find_runs(db, run_id)
+    assert (run.status, run.classified, run.failed) == (RunStatus.COMPLETED, 63, 1)
+    assert lost <= 14
+    row = db.read(lambda connection: connection.execute(sa.select(items).where(items.c.status == "failed")).one())
+    assert (row.image_id, row.reason, row.attempts) == (poison, reason, lost)
+    assert verify_run(db, run_id).gaps == ()
+
+
+def test_batch_is_sent_once(db: Database) -> None:
+    record(db, images=4, batch=2)
+
+    assert due(db) == [1, 2]
+    assert due(db, queued=2) == []
+
+
+def test_no_more_is_sent_than_the_broker_has_room_for(db: Database) -> None:
+    record(db, images=4, batch=1)
+
+    assert due(db, room=3) == [1, 2, 3]
+    assert due(db, room=3, queued=3) == [4]
+
+
+def test_message_that_nobody_took_is_sent_again(db: Database, clock: Clock) -> None:
+    record(db, images=2, batch=1)
+    due(db)
+    clock.pass_by(31)
+
+    assert due(db, queued=1) == [1, 2]
+
+
+def test_flushed_broker_gets_its_messages_again_soon(db: Database, clock: Clock) -> None:
+    record(db)
+    due(db)
+    clock.pass_by(6)
+
+    assert due(db, queued=0) == [1]
+
+
+def test_messages_that_wait_in_a_long_queue_are_not_repeated(db: Database, clock: Clock) -> None:
+    record(db, images=2, batch=1)
+    due(db)
+    clock.pass_by(3600)
+
+    assert due(db, queued=2) == []
+
+
+def test_lease_that_ran_out_is_sent_again(db: Database, clock: Clock) -> None:
+    record(db)
+    due(db)
+    claim(db)
+    assert due(db) == []
+    clock.pass_by(LEASE + 1)
+
+    assert due(db) == [1]
+
+
+def test_message_that_could_not_be_sent_is_due_at_once(db: Database) -> None:
+    record(db)
+    ledger.take_back_sent(db, due(db))
+
+    assert due(db) == [1]
+
+
+def test_twin_is_found_by_its_bytes(db: Database) -> None:
+    record(db, images=2)
+    held = claim(db)
+    ledger.finish(db, held, answers(held), [])
+    known, unknown = bytes([1]) * 32, bytes([99]) * 32
+
+    found = ledger.find_twins(db, held.model_version_id, {known, unknown})
+
+    assert found == {known: [("cat", 0.75), ("dog", 0.25)]}
+
+
+def test_twin_of_another_model_version_is_no_twin(db: Database) -> None:
+    record(db, images=2)
+    held = claim(db)
+    ledger.finish(db, held, answers(held), [])
+
+    assert ledger.find_twins(db, held.model_version_id + 1, {bytes([1]) * 32}) == {}
+
+
+def _lose(db: Database, batch_id: int, *, times: int) -> None:
+    for _ in range(times):
+        claim(db, batch_id)
+        ledger.give_back_lost(db, "w/1", FailureReason.WORKER_LOST)

@@ -1,0 +1,163 @@
+"""How a listing is recorded, on both databases."""
+
+import pytest
+
+from base.errors import ModelError
+from results import ledger
+from results.ledger import Answer
+from results.listing import (
+    Chunk,
+    KnownImage,
+    ListedImage,
+    ListingTaken,
+    OpenRun,
+    end_listing,
+    find_known,
+    open_run,
+    record_chunk,
+)
+from results.queries import find_listing, find_runs
+from results.session import Database
+from results.tables import RunStatus
+
+
+def begin(db: Database, *, source: str = "file:///p", version: int = 1, content_hash: str = "a" * 64) -> OpenRun:
+    return open_run(db, source=source, include=[], model="m", model_version=version, content_hash=content_hash)
+
+
+def chunk(*names: str, skipped: int = 0, gone: tuple[int, ...] = ()) -> Chunk:
+    images = [ListedImage(uri=f"file:///p/{name}", fingerprint="1-1") for name in names]
+    return Chunk(cursor=images[-1].uri, batches=[images], skipped=skipped, gone=gone)
+
+
+def known(db: Database, run: OpenRun, after: str | None = None) -> list[KnownImage]:
+    return list(
+        find_known(db, model_version_id=run.model_version_id, first="file:///p/", end="file:///p0", after=after)
+    )
+
+
+def classify(db: Database, batch_id: int = 1) -> None:
+    held = ledger.claim(db, batch_id, owner="w/1", lease_seconds=45)
+    assert held is not None
+    answers = [
+        Answer(image_id=image.image_id, fingerprint=image.fingerprint, content_hash=b"1" * 32, labels=[("cat", 1.0)])
+        for image in held.images
+    ]
+    ledger.finish(db, held, answers, [])
+
+
+def test_chunk_counts_and_moves_the_cursor(db: Database) -> None:
+    run = begin(db)
+
+    record_chunk(db, run.run_id, cursor=None, chunk=chunk("a", "b", skipped=3))
+
+    assert find_listing(db, run.run_id) == ("file:///p/b", False)
+    assert find_runs(db, run.run_id)[0].listed == 5
+
+
+def test_chunk_is_recorded_only_once(db: Database) -> None:
+    run = begin(db)
+    first = chunk("a", "b")
+    record_chunk(db, run.run_id, cursor=None, chunk=first)
+
+    record_chunk(db, run.run_id, cursor=None, chunk=first)  # The answer to the commit was lost.
+
+    assert find_runs(db, run.run_id)[0].listed == 2
+    assert len(known(db, run)) == 2
+
+
+def test_producer_that_was_overtaken_writes_nothing(db: Database) -> None:
+    run = begin(db)
+    record_chunk(db, run.run_id, cursor=None, chunk=chunk("a", "b"))
+
+    with pytest.raises(ListingTaken):
+        record_chunk(db, run.run_id, cursor=None, chunk=chunk("a"))
+    with pytest.raises(ListingTaken):
+        end_listing(db, run.run_id, cursor="file:///p/a")
+
+    assert find_runs(db, run.run_id)[0].listed == 2
+
+
+def test_unfinished_run_is_gone_on_with(db: Database) -> None:
+    run = begin(db)
+    record_chunk(db, run.run_id, cursor=None, chunk=chunk("a"))
+
+    again = begin(db)
+
+    assert (again.run_id, again.cursor, again.listed, again.resumed) == (run.run_id, "file:///p/a", False, True)
+
+
+def test_failed_run_is_gone_on_with_where_it_stood(db: Database) -> None:
+    run = begin(db)
+    record_chunk(db, run.run_id, cursor=None, chunk=chunk("a"))
+    end_listing(db, run.run_id, cursor="file:///p/a")
+    ledger.fail_run(db, run.run_id, "the model is not there")
+
+    again = begin(db)
+
+    assert (again.run_id, again.listed) == (run.run_id, True)
+    assert find_runs(db, run.run_id)[0].status is RunStatus.RUNNING
+
+
+def test_finished_run_is_not_gone_on_with(db: Database) -> None:
+    run = begin(db)
+    end_listing(db, run.run_id, cursor=None)
+    ledger.complete_runs(db)
+
+    assert begin(db).run_id != run.run_id
+
+
+def test_other_model_version_has_a_run_of_its_own(db: Database) -> None:
+    assert begin(db).run_id != begin(db, version=2, content_hash="b" * 64).run_id
+
+
+def test_version_with_other_contents_is_refused(db: Database) -> None:
+    begin(db)
+
+    with pytest.raises(ModelError, match="the database knows m:1 with contents aaaaaaaaaaaa"):
+        begin(db, content_hash="b" * 64)
+
+
+def test_known_images_come_in_order_with_their_answers(db: Database) -> None:
+    run = begin(db)
+    record_chunk(db, run.run_id, cursor=None, chunk=chunk("b", "a", "Z", "c"))
+    other = begin(db, source="file:///q")
+    record_chunk(
+        db,
+        other.run_id,
+        cursor=None,
+        chunk=Chunk(
+            cursor="file:///q/1", batches=[[ListedImage(uri="file:///q/1", fingerprint="1-1")]], skipped=0
+        ),
+    )
+    assert [image.answered for image in known(db, run)] == [False] * 4
+
+    classify(db)
+
+    assert [image.uri[-1] for image in known(db, run)] == ["Z", "a", "b", "c"]
+    assert all(image.answered and image.fingerprint == "1-1" for image in known(db, run))
+    assert [image.uri[-1] for image in known(db, run, after="file:///p/a")] == ["b", "c"]
+
+
+def test_answer_of_another_version_does_not_count(db: Database) -> None:
+    record_chunk(db, begin(db).run_id, cursor=None, chunk=chunk("a"))
+    classify(db)
+
+    assert [image.answered for image in known(db, begin(db, version=2, content_hash="b" * 64))] == [False]
+
+
+def test_image_that_came_back_is_no_longer_gone(db: Database) -> None:
+    run = begin(db)
+    record_chunk(db, run.run_id, cursor=None, chunk=chunk("a", "b"))
+    (first, _) = known(db, run)
+    record_chunk(db, run.run_id, cursor="file:///p/b", chunk=chunk("c", gone=(first.image_id,)))
+    assert [image.gone for image in known(db, run)] == [True, False, False]
+
+    record_chunk(
+        db,
+        run.run_id,
+        cursor="file:///p/c",
+        chunk=Chunk(cursor="file:///p/d", batches=[], skipped=1, reappeared=[first.image_id]),
+    )
+
+    assert [image.gone for image in known(db, run)] == [False, False, False]

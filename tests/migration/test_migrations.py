@@ -1,0 +1,48 @@
+"""Upgrade from nothing gives what `results/tables.py` says, and every downgrade works, on both databases."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.script import ScriptDirectory
+
+from results.schema import migration_config, schema_version, upgrade
+from results.session import Database, parse_database_url
+from results.tables import VIEWS, metadata
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database without tables."""
+    address = f"sqlite:///{tmp_path / 'tagmill.db'}"
+    if request.param == "postgresql":
+        address = request.getfixturevalue("postgres_database")
+    database = Database(parse_database_url(address, "TAGMILL_DATABASE_URL"))
+    yield database
+    database.close()
+
+
+def test_upgrade_from_nothing_equals_tables(empty: Database) -> None:
+    upgrade(empty)
+
+    config = migration_config()
+    config.attributes["connection"] = empty.engine
+    command.check(config)  # Raises when the two differ.
+    assert set(sa.inspect(empty.engine).get_view_names()) == set(VIEWS)
+    assert set(metadata.tables) <= set(sa.inspect(empty.engine).get_table_names())
+
+
+def test_each_downgrade_works_and_can_be_upgraded_again(empty: Database) -> None:
+    upgrade(empty)
+    config = migration_config()
+    config.attributes["connection"] = empty.engine
+    revisions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+
+    for older in [*revisions[1:], None]:
+        command.downgrade(config, older or "base")
+        assert schema_version(empty) == older
+
+    upgrade(empty)
+    assert schema_version(empty) == revisions[0]

@@ -1,0 +1,68 @@
+"""New, changed, unchanged, gone."""
+
+from producer.changes import Kind, compare
+from producer.folder import Found, PassedOver
+from results.listing import KnownImage
+
+
+def found(uri: str, fingerprint: str = "1") -> Found:
+    return Found(uri=uri, fingerprint=fingerprint, size_bytes=1)
+
+
+def known(uri: str, fingerprint: str | None = "1", *, answered: bool = True, gone: bool = False) -> KnownImage:
+    return KnownImage(image_id=hash(uri), uri=uri, fingerprint=fingerprint, answered=answered, gone=gone)
+
+
+def kinds(listing: list[Found | PassedOver], images: list[KnownImage]) -> dict[str, Kind]:
+    changes = compare(listing, images, lambda uri: not uri.endswith(".txt"))
+    return {change.uri: change.kind for change in changes}
+
+
+def test_each_image_is_told_by_what_is_known_of_it() -> None:
+    listing = [found("a"), found("b", "2"), found("c"), found("d"), found("f")]
+    images = [known("b"), known("c"), known("d", answered=False), known("e"), known("f", None, answered=False)]
+
+    assert kinds(listing, images) == {
+        "a": Kind.NEW,
+        "b": Kind.CHANGED,
+        "c": Kind.UNCHANGED,
+        "d": Kind.NEW,  # Failed, or answered by another model only.
+        "e": Kind.GONE,
+        "f": Kind.NEW,  # Listed before, and never looked at.
+    }
+
+
+def test_images_before_and_after_the_listing_are_gone() -> None:
+    assert kinds([found("m")], [known("a"), known("m"), known("z")]) == {
+        "a": Kind.GONE,
+        "m": Kind.UNCHANGED,
+        "z": Kind.GONE,
+    }
+
+
+def test_image_is_gone_only_once() -> None:
+    assert kinds([], [known("a", gone=True)]) == {}
+
+
+def test_image_that_came_back_is_told_with_what_was_known() -> None:
+    (change,) = compare([found("a")], [known("a", gone=True)], lambda uri: True)
+
+    assert change.kind is Kind.UNCHANGED
+    assert change.known is not None
+    assert change.known.gone
+
+
+def test_image_that_the_globs_leave_out_is_not_gone() -> None:
+    assert kinds([], [known("a.txt")]) == {}
+
+
+def test_nothing_is_gone_below_a_folder_that_cannot_be_read() -> None:
+    listing = [found("a"), PassedOver(uri="b/", is_folder=True), found("c")]
+    images = [known("a"), known("b/1"), known("b/2"), known("bb"), known("c")]
+
+    assert kinds(listing, images) == {
+        "a": Kind.UNCHANGED,
+        "b/": Kind.PASSED_OVER,
+        "bb": Kind.GONE,
+        "c": Kind.UNCHANGED,
+    }
