@@ -23,7 +23,6 @@ def make_app(broker_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         worker_pool_start_method="spawn",  # A forked child would inherit connections and locks.
         worker_proc_alive_timeout=120,  # A child that loads slowly would be killed and started again for ever.
-        worker_soft_shutdown_timeout=20,
         worker_enable_remote_control=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,

@@ -4,20 +4,22 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
 import migrations
 from base.errors import DatabaseError
 from base.settings import Settings
 from results.session import Database, database_url
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 # Not Alembic's own name, which another application in the same database may use.
 VERSION_TABLE = "tagmill_schema"
+
+_MIGRATIONS = Path(migrations.__path__[0])
 
 
 def open_database(settings: Settings, *, create: bool = False) -> Database:
@@ -76,6 +78,8 @@ def upgrade(database: Database) -> tuple[str | None, str]:
         DatabaseError: the database is not ours, or newer than this tagmill.
     """
     with _one_at_a_time(database):
+        from alembic import command  # Every command opens the database; few change its schema.
+
         before = schema_version(database)
         config = migration_config()
         config.attributes["connection"] = database.engine
@@ -95,8 +99,7 @@ def schema_version(database: Database) -> str | None:
         raise DatabaseError(
             f"{database} is not tagmill's: it holds {', '.join(strangers[:3])}. Name another with TAGMILL_DATABASE_URL."
         )
-    known = [revision.revision for revision in ScriptDirectory.from_config(migration_config()).walk_revisions()]
-    if found is not None and found not in known:
+    if found is not None and found not in known_schemas():
         raise DatabaseError(
             f"{database} has schema {found!r}, which this tagmill does not know: a newer one made it. "
             "Use that one, or name another database with TAGMILL_DATABASE_URL."
@@ -104,21 +107,30 @@ def schema_version(database: Database) -> str | None:
     return found
 
 
+def known_schemas() -> list[str]:
+    """Every schema that there was, the oldest first: each migration's file name begins with its number."""
+    return sorted(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py"))
+
+
 def newest_schema() -> str:
     """The schema that this tagmill needs."""
-    return str(ScriptDirectory.from_config(migration_config()).get_current_head())
+    return known_schemas()[-1]
 
 
-def migration_config() -> Config:
+def migration_config() -> "Config":
     """Where Alembic finds the migrations, wherever tagmill is installed."""
+    from alembic.config import Config
+
     config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__path__[0])).replace("%", "%%"))
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     return config
 
 
 def _version(connection: sa.Connection) -> str | None:
-    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    return context.get_current_revision()
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    table = sa.table(VERSION_TABLE, sa.column("version_num"))
+    return connection.scalar(sa.select(table.c.version_num))
 
 
 def _check_sqlite_file(path: Path, *, create: bool) -> None:

@@ -37,7 +37,8 @@ def fetch(uri: str, *, max_bytes: int) -> Fetched:
             if fetched is not None:
                 return fetched
     except OSError as error:
-        raise ImageError(_reason(error), f"{error.strerror} ({errno.errorcode.get(error.errno or 0, 'unknown')})") from error
+        code = errno.errorcode.get(error.errno or 0, "unknown")
+        raise ImageError(_reason(error), f"{error.strerror} ({code})") from error
     raise ImageError(FailureReason.STORAGE_ERROR, f"changed while it was read, {_TRIES} times in a row")
 
 
@@ -45,7 +46,7 @@ def _read(path: bytes, max_bytes: int) -> Fetched | None:
     """None when the file changed meanwhile."""
     # Not blocking: a FIFO that took the file's place would wait for a writer for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb", buffering=0) as file:
+    try:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
             raise ImageError(FailureReason.NOT_FOUND, "is no longer a file")
@@ -53,8 +54,10 @@ def _read(path: bytes, max_bytes: int) -> Fetched | None:
             raise ImageError(
                 FailureReason.TOO_LARGE, f"{before.st_size} bytes; TAGMILL_MAX_IMAGE_BYTES allows {max_bytes}"
             )
-        encoded = file.read(before.st_size + 1)
+        encoded = os.read(descriptor, before.st_size + 1)
         after = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
     fingerprint = f"{after.st_size}-{after.st_mtime_ns}"
     if len(encoded) != after.st_size or fingerprint != f"{before.st_size}-{before.st_mtime_ns}":
         return None

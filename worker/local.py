@@ -53,8 +53,6 @@ def worker_variables(settings: Settings, broker_url: str) -> dict[str, str]:
         "TAGMILL_DATABASE_URL": database_url(settings).render_as_string(hide_password=False),
         "TAGMILL_MODELS_URL": str(settings.models_path),
         "TAGMILL_BROKER_URL": broker_url,
-        # Celery's name for: SIGTERM lets a batch end before the worker does, and never loses one.
-        "REMAP_SIGTERM": "SIGQUIT",
     }
     # One thread for each process: they share the cores already.
     return variables | {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}

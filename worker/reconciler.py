@@ -1,6 +1,8 @@
 """What the parent of every worker does beside its processes: dispatch, and give back what dead processes held."""
 
+import contextlib
 import os
+import signal
 import socket
 import threading
 import time
@@ -24,6 +26,9 @@ log = structlog.get_logger()
 
 #: Exit code of a worker whose processes die before they do anything.
 KEEPS_DYING_EXIT_CODE = 70
+
+#: A worker that is told to stop has this long to end its batches.
+SHUTDOWN_SECONDS = 20.0
 
 _LOOK_SECONDS = 0.5
 _WORKER_ID = "TAGMILL_WORKER_ID"
@@ -63,6 +68,10 @@ class Reconciler(bootsteps.StartStopStep):
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
+        # Celery now waits for the batches at hand, however long they take; a service manager does not.
+        bound = threading.Timer(SHUTDOWN_SECONDS, _give_up_batches, args=(list(parent.pool._pool._pool),))
+        bound.daemon = True
+        bound.start()
 
     def _run(self, worker: Any) -> None:
         settings = load_settings()
@@ -95,6 +104,17 @@ class Reconciler(bootsteps.StartStopStep):
             except Exception:
                 log.exception("reconciler_failed")  # The next round tries again; without it nothing would be resent.
         db.close()
+
+
+def _give_up_batches(processes: list[Any]) -> None:
+    """End the processes whose batches would not end; somebody else gets those at once, without an attempt lost."""
+    log.warning("batches_given_up", after_seconds=SHUTDOWN_SECONDS)
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    db = open_database(load_settings())
+    ledger.give_back_lost(db, f"{worker_id()}/", None)
+    db.close()
 
 
 def _give_back(db: Database, pid: int, exit_code: int | None) -> int:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.script import ScriptDirectory
 
-from results.schema import migration_config, schema_version, upgrade
+from results.schema import known_schemas, migration_config, schema_version, upgrade
 from results.session import Database, parse_database_url
 from results.tables import VIEWS, metadata
 
@@ -46,3 +46,9 @@ def test_each_downgrade_works_and_can_be_upgraded_again(empty: Database) -> None
 
     upgrade(empty)
     assert schema_version(empty) == revisions[0]
+
+
+def test_file_names_tell_the_order_of_the_migrations() -> None:
+    revisions = [script.revision for script in ScriptDirectory.from_config(migration_config()).walk_revisions()]
+
+    assert known_schemas() == revisions[::-1]

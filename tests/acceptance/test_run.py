@@ -1,0 +1,166 @@
+"""The main job: a folder of photographs becomes rows of SQL."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from models.registry import Registry
+from tests.acceptance.conftest import Tagmill
+from tests.samples import encode, make_jpeg, make_noise
+
+
+def make_many(folder: Path, number: int) -> Path:
+    """A folder of that many different images, each quick to decode."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(number):
+        (folder / f"{index:04}.jpg").write_bytes(encode(make_noise(width=32, height=32, seed=index), "JPEG"))
+    return folder
+
+
+def test_photographs_get_their_labels(tagmill: Tagmill, photos: Path, pretrained_registry: Registry) -> None:
+    facts = tagmill.run(photos)
+
+    labels = pretrained_registry.find("efficientnet_lite0").labels
+    rows = tagmill.rows()
+    right = sum(rows[photo.name][0] == labels[int(photo.stem.rpartition("_")[2])] for photo in photos.iterdir())
+    assert (facts["listed"], facts["classified"], facts["failed"], len(rows)) == (20, 20, 0, 20)
+    assert right >= 17
+    assert "20 listed = 20 classified + 0 failed + 0 skipped + 0 cancelled" in tagmill("verify").stdout
+
+
+def test_only_what_changed_is_classified_again(tagmill: Tagmill, photos: Path) -> None:
+    tagmill.run(photos)
+    first, second, third, *_ = sorted(photos.iterdir())
+    os.utime(first)
+    second.write_bytes(make_jpeg(colour="blue"))
+    third.unlink()
+    (photos / "copy.jpg").write_bytes(first.read_bytes())
+
+    facts = tagmill.run(photos)
+
+    assert (facts["classified"], facts["reused"], facts["skipped"], facts["gone"]) == (3, 2, 17, 1)
+    rows = tagmill.rows()
+    assert rows["copy.jpg"] == rows[first.name]
+    assert third.name not in rows
+    tagmill("verify")
+
+    again = tagmill.run(photos)
+    assert (again["classified"], again["skipped"], again["gone"]) == (0, 20, 0)
+
+
+def test_image_that_came_back_has_its_answer_again(tagmill: Tagmill, photos: Path) -> None:
+    tagmill.run(photos)
+    before = tagmill.rows()
+    image = sorted(photos.iterdir())[0]
+    hidden = tagmill.folder / image.name
+    image.rename(hidden)
+    tagmill.run(photos)
+    hidden.rename(image)
+
+    facts = tagmill.run(photos)
+
+    assert (facts["classified"], facts["skipped"]) == (0, 20)
+    assert tagmill.rows() == before
+
+
+def test_changed_image_that_fails_loses_its_old_answer(tagmill: Tagmill, photos: Path) -> None:
+    tagmill.run(photos)
+    image = sorted(photos.iterdir())[0]
+    image.write_bytes(b"no longer a photograph")
+
+    facts = tagmill.run(photos)
+
+    assert facts["failures"] == {"not_an_image": 1}
+    assert image.name not in tagmill.rows()
+    assert tagmill.run(photos)["failures"] == {"not_an_image": 1}
+
+
+def test_summary_for_people_ends_with_a_query_that_works(tagmill: Tagmill, photos: Path) -> None:
+    (photos / "broken.jpg").write_bytes(b"")
+
+    told = tagmill("run", photos).stdout
+
+    assert [line.split() for line in told.splitlines()[:6]] == [
+        ["listed", "21"],
+        ["classified", "20"],
+        ["reused", "0"],
+        ["failed", "1"],
+        ["truncated", "1"],
+        ["skipped", "0"],
+    ]
+    assert f"sqlite:///{tagmill.home / 'tagmill.db'}" in told
+    query = told.partition('tagmill sql "')[2].rpartition('"')[0]
+    assert 1 <= len(tagmill.sql(query)) <= 10
+
+
+def test_names_that_are_not_utf_8_are_classified(tagmill: Tagmill, tmp_path: Path) -> None:
+    folder = tmp_path / "old names"
+    folder.mkdir()
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.jpg")).write_bytes(make_jpeg())
+
+    tagmill.run(folder)
+
+    assert [row["image_uri"] for row in tagmill.sql("SELECT image_uri FROM current_labels")] == [
+        f"file://{tmp_path}/old%20names/caf%E9.jpg"
+    ]
+
+
+def test_file_given_as_source_is_classified_alone(tagmill: Tagmill, photos: Path) -> None:
+    photo = sorted(photos.iterdir())[0]
+
+    assert tagmill.run(photo)["classified"] == 1
+    assert list(tagmill.rows()) == [photo.name]
+
+
+def test_folder_inside_a_known_folder_is_skipped(tagmill: Tagmill, photos: Path) -> None:
+    (photos / "sub").mkdir()
+    (photos / "sub" / "a.jpg").write_bytes(make_jpeg())
+    tagmill.run(photos)
+
+    assert tagmill.run(photos / "sub")["skipped"] == 1
+    assert len(tagmill.rows()) == 21
+
+
+def test_include_takes_only_what_it_names(tagmill: Tagmill, photos: Path) -> None:
+    facts = tagmill.run(photos, "--include", "imagenet_0*.jpg")
+
+    assert facts["listed"] == 10
+    assert len(tagmill.rows()) == 10
+
+
+def test_two_runs_in_one_home_share_the_broker(tagmill: Tagmill, tmp_path: Path) -> None:
+    first = tagmill.start("run", make_many(tmp_path / "a", 60), "--json", "--workers", "1")
+    second = tagmill.start("run", make_many(tmp_path / "b", 90), "--json", "--workers", "1")
+
+    codes = [process.communicate(timeout=120) and process.returncode for process in (first, second)]
+
+    assert codes == [0, 0]
+    assert {row["status"] for row in tagmill.sql("SELECT status FROM run_summary")} == {"completed"}
+    tagmill("verify", "1")
+    tagmill("verify", "2")
+
+
+def test_two_runs_of_one_source_count_nothing_twice(tagmill: Tagmill, tmp_path: Path) -> None:
+    folder = make_many(tmp_path / "a", 200)
+    processes = [tagmill.start("run", folder, "--json", "--workers", "1") for _ in range(2)]
+
+    codes = [process.communicate(timeout=120) and process.returncode for process in processes]
+
+    assert codes == [0, 0]
+    counts = tagmill.sql("SELECT listed, classified + skipped AS ended FROM run_summary")
+    assert {(row["listed"], row["ended"]) for row in counts} == {("200", "200")}
+    assert len(tagmill.sql("SELECT image_uri FROM current_labels")) == 200
+    tagmill("verify")
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "jsonl"])
+def test_results_are_printed_in_each_format(tagmill: Tagmill, photos: Path, form: str) -> None:
+    tagmill.run(photos)
+
+    out = tagmill("results", "--format", form, "--min-confidence", "0.5").stdout
+
+    wanted = [name for name, (_, confidence) in tagmill.rows().items() if confidence >= 0.5]
+    assert wanted
+    assert all(name in out for name in wanted)
+    assert len(out.splitlines()) == len(wanted) + {"table": 2, "csv": 1, "jsonl": 0}[form]
