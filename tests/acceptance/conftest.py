@@ -31,19 +31,17 @@ class Tagmill:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
         self.environment = kept | {"TAGMILL_HOME": str(home), "TAGMILL_MODELS_URL": str(models)}
 
-    def start(self, *arguments: str | Path | bytes) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str | Path) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "cli", *arguments],
             env=self.environment,
-            # The tests' own folder holds folders named like our packages.
-            cwd=Path(__file__).parents[2],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def __call__(self, *arguments: str | Path | bytes, code: int = 0) -> "subprocess.CompletedProcess[str]":
+    def __call__(self, *arguments: str | Path, code: int = 0) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end, which must be `code`."""
         process = self.start(*arguments)
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
@@ -51,7 +49,7 @@ class Tagmill:
         assert "Traceback" not in err
         return subprocess.CompletedProcess(arguments, code, out, err)
 
-    def run(self, *arguments: str | Path | bytes, code: int = 0) -> dict[str, Any]:
+    def run(self, *arguments: str | Path, code: int = 0) -> dict[str, Any]:
         """The summary of `tagmill run`."""
         facts: dict[str, Any] = json.loads(self("run", *arguments, "--json", code=code).stdout)
         return facts
