@@ -1,8 +1,19 @@
 """The Celery app and its delivery settings. What each is for stands in docs/architecture.md."""
 
+from typing import TYPE_CHECKING, Any, cast
+
 from celery import Celery
 
+if TYPE_CHECKING:
+    import redis
+    from kombu import Connection
+
 QUEUE = "tagmill.classify"
+
+
+def redis_of(connection: "Connection") -> "redis.Redis":
+    """The client behind a connection to the broker, for what Celery has no words for."""
+    return cast("redis.Redis", cast("Any", connection.default_channel).client)
 
 
 def make_app(broker_url: str) -> Celery:

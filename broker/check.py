@@ -4,6 +4,7 @@ import redis
 from celery import Celery
 
 from base.errors import BrokerError, TransientError
+from broker.app import redis_of
 from broker.dispatch import broker_errors
 
 
@@ -16,7 +17,7 @@ def check_broker(app: Celery) -> None:
     address = app.connection_for_write().as_uri()  # With the password hidden.
     try:
         with broker_errors(), app.connection_for_write() as connection:
-            client = connection.default_channel.client
+            client = redis_of(connection)
             client.ping()
             policy = _eviction_policy(client)
     except (TransientError, KeyError, ValueError, ImportError) as error:

@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 
 from base.errors import TransientError
 from base.settings import Settings
-from broker.app import QUEUE
+from broker.app import QUEUE, redis_of
 from broker.messages import CLASSIFY_BATCH, BatchMessage
 from results import ledger
 from results.session import Database
@@ -34,7 +34,7 @@ def dispatch(db: Database, app: Celery, settings: Settings) -> int:
     ledger.complete_runs(db)
     # One connection for the count and the messages; a new one each time, so that a broken one heals.
     with broker_errors(), app.connection_for_write() as connection:
-        queued = connection.default_channel.client.llen(QUEUE)
+        queued = redis_of(connection).llen(QUEUE)
         room = settings.batches_in_queue - queued
         if room <= 0:
             return 0

@@ -35,24 +35,10 @@ def main() -> None:
     """Run one command and exit."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = app(standalone_mode=False)
+        app()
     except AppError as error:
-        code = _fail(str(error))
-    except KeyboardInterrupt:
-        code = 130
-    except typer.TyperException as error:
-        error.show()
-        code = error.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Nothing more may be written, not even at exit.
-        sys.stdout = None  # type: ignore[assignment]
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(message: str) -> int:
-    print(f"tagmill: {message}", file=sys.stderr)
-    return 2
+        print(f"tagmill: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -40,13 +40,15 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: RowF
     """Print rows as they come; returns how many there were."""
     printed = 0
     if form is RowFormat.JSONL:
-        for printed, row in enumerate(rows, start=1):
+        for row in rows:
             print(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False, default=str))
+            printed += 1
     elif form is RowFormat.CSV:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(columns)
-        for printed, row in enumerate(rows, start=1):
+        for row in rows:
             writer.writerow(row)
+            printed += 1
     else:
         printed = _print_table(columns, rows)
     return printed
@@ -64,8 +66,9 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
 
     print(line(columns))
     print("  ".join("-" * width for width in widths))
-    for printed, cells in enumerate(chain(first, ([_cell(value) for value in row] for row in remaining)), start=1):
+    for cells in chain(first, ([_cell(value) for value in row] for row in remaining)):
         print(line(cells))
+        printed += 1
     return printed
 
 

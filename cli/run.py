@@ -2,7 +2,7 @@
 
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import structlog
 import typer
@@ -80,10 +80,12 @@ def run(
     else:
         say(f"run {opened.run_id}: {folder.uri} with {version}")
     try:
-        with _Work(settings, db, opened, app=app, processes=workers) as work:
-            with progress(quiet=json) as reporter:
-                work.list(folder, reporter)
-                finished = work.wait(reporter)
+        with (
+            _Work(settings, db, opened, app=app, processes=workers) as work,
+            progress(quiet=json) as reporter,
+        ):
+            work.list(folder, reporter)
+            finished = work.wait(reporter)
     except KeyboardInterrupt:
         _tell_interrupted(db, opened.run_id, workers_go_on=app is not None)
         raise
@@ -109,7 +111,7 @@ class _Work:
         self._warned = False
         self._speed = _Speed()
 
-    def __enter__(self) -> "_Work":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,9 +125,7 @@ class _Work:
             self._tend(reporter)
 
         reporter.update("listing", None)
-        list_source(
-            self._db, self._run, folder, images_per_batch=self._settings.images_per_batch, on_chunk=on_chunk
-        )
+        list_source(self._db, self._run, folder, images_per_batch=self._settings.images_per_batch, on_chunk=on_chunk)
 
     def wait(self, reporter: Reporter) -> "RunProgress":
         from results.tables import RunStatus
@@ -257,7 +257,9 @@ def _tell_interrupted(db: "Database", run_id: int, *, workers_go_on: bool) -> No
     state = find_run(db, run_id)
     left = f"{state.done:,} of {state.listed:,} images done"
     if workers_go_on and state.is_listed:
-        say(f"interrupted; the workers go on with run {run_id} ({left}). 'tagmill status {run_id}' shows how far it is.")
+        say(
+            f"interrupted; the workers go on with run {run_id} ({left}). 'tagmill status {run_id}' shows how far it is."
+        )
     else:
         say(f"interrupted; run {run_id} is kept ({left}). The same command goes on with it.")
 

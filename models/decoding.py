@@ -216,7 +216,7 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1, as stored, where the EXIF data are missing or damaged, as the image can do without."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:
+    except Exception:  # noqa: BLE001 (Pillow raises about anything over damaged EXIF data)
         return 1
 
 

@@ -310,8 +310,9 @@ def _card(facts: Mapping[str, Any], description: str) -> str:
         "| --- | --- |",
         f"| content hash | {facts['content_hash']} |",
         f"| engine file | {facts['engine_file']} |",
-        f"| pixels | {preprocessing['size']} x {preprocessing['size']}, centre square of {preprocessing['crop']:g} of "
-        f"the shorter side, bicubic, (pixel - {preprocessing['mean']:g}) / {preprocessing['scale']:g} |",
+        f"| pixels | {preprocessing['size']} x {preprocessing['size']}, bicubic |",
+        f"| centre square | {preprocessing['crop']:g} of the shorter side |",
+        f"| normalisation | (pixel - {preprocessing['mean']:g}) / {preprocessing['scale']:g} |",
         f"| temperature | {facts['temperature']:g} |",
         f"| created | {facts['created_at']} |",
         *(f"| {name.replace('_', ' ')} | {_figure(value)} |" for name, value in facts["metrics"].items()),

@@ -52,7 +52,9 @@ class Folder:
         try:
             mode = os.stat(self._root).st_mode
         except OSError as error:
-            raise SourceError(f"no folder {path!r}: {error.strerror}. Name a folder of images, or one image.") from error
+            raise SourceError(
+                f"no folder {path!r}: {error.strerror}. Name a folder of images, or one image."
+            ) from error
         self.is_file = stat.S_ISREG(mode)
         if not self.is_file and not stat.S_ISDIR(mode):
             raise SourceError(f"{path!r} is neither a folder nor a file. Name a folder of images, or one image.")
@@ -94,7 +96,9 @@ class Folder:
             os.scandir(self._root).close()
         except OSError as error:
             path = os.fsdecode(self._root)
-            raise SourceError(f"the folder {path!r} cannot be read: {error.strerror}. Check its permissions.") from error
+            raise SourceError(
+                f"the folder {path!r} cannot be read: {error.strerror}. Check its permissions."
+            ) from error
         yield from self._walk(self._root, self._prefix, after)
 
     def _walk(self, folder: bytes, prefix: str, after: str | None) -> Iterator[Found | PassedOver]:

@@ -7,6 +7,8 @@ keeps every image at exactly one end is the fence: a claim raises it, and nothin
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -134,7 +136,8 @@ def finish(db: Database, held: Claim, answers: Sequence[Answer], failures: Seque
         LeaseLost: somebody else claimed the batch; nothing was written.
         ValueError: the ends are not those of the batch's images.
     """
-    ended = sorted(end.image_id for end in [*answers, *failures])
+    ends: list[Answer | Failure] = [*answers, *failures]
+    ended = sorted(end.image_id for end in ends)
     if ended != sorted(image.image_id for image in held.images):
         raise ValueError(f"batch {held.batch_id} has {len(held.images)} images, and {len(ended)} ends were given")
 
@@ -227,9 +230,7 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
             .with_for_update(skip_locked=True, of=batches)
         ).all()
         if due:
-            connection.execute(
-                batches.update().where(batches.c.id.in_([row.id for row in due])).values(sent_at=db.now)
-            )
+            connection.execute(batches.update().where(batches.c.id.in_([row.id for row in due])).values(sent_at=db.now))
         return [(row.run_id, row.id) for row in due]
 
     return db.write(work)
@@ -314,20 +315,16 @@ _FREED = {"status": BatchStatus.PENDING, "owner": None, "lease_until": None, "se
 
 
 def _ours(held: Claim) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        batches.c.id == held.batch_id, batches.c.status == BatchStatus.LEASED, batches.c.fence == held.fence
-    )
+    return sa.and_(batches.c.id == held.batch_id, batches.c.status == BatchStatus.LEASED, batches.c.fence == held.fence)
 
 
 def _finished_by(connection: sa.Connection, held: Claim) -> bool:
     """Whether an earlier try of this very claim was committed although its answer got lost."""
-    row = connection.execute(
-        sa.select(batches.c.status, batches.c.fence).where(batches.c.id == held.batch_id)
-    ).one()
+    row = connection.execute(sa.select(batches.c.status, batches.c.fence).where(batches.c.id == held.batch_id)).one()
     return bool(row.status == BatchStatus.DONE and row.fence == held.fence)
 
 
-def _read_claim(connection: sa.Connection, row: sa.Row[tuple[object, ...]]) -> Claim:
+def _read_claim(connection: sa.Connection, row: sa.Row[Any]) -> Claim:
     version = connection.execute(
         sa.select(model_versions)
         .join(runs, runs.c.model_version_id == model_versions.c.id)
@@ -347,11 +344,13 @@ def _read_claim(connection: sa.Connection, row: sa.Row[tuple[object, ...]]) -> C
         model=version.name,
         model_version=version.version,
         content_hash=version.content_hash,
-        images=tuple(ClaimedImage(image_id=item.image_id, uri=item.uri, fingerprint=item.fingerprint) for item in found),
+        images=tuple(
+            ClaimedImage(image_id=item.image_id, uri=item.uri, fingerprint=item.fingerprint) for item in found
+        ),
     )
 
 
-def _isolate(connection: sa.Connection, db: Database, row: sa.Row[tuple[object, ...]]) -> None:
+def _isolate(connection: sa.Connection, db: Database, row: sa.Row[Any]) -> None:
     """Split a batch that loses its workers; give up an image that is alone in one."""
     attempts = row.attempts - 1 + row.earlier_attempts  # This claim does no work.
     if row.size == 1:
@@ -424,8 +423,10 @@ def _end_items(
     now: float,
     attempts: int,
 ) -> None:
-    ends = [(answer, ItemStatus.CLASSIFIED, answer.reused, None, None) for answer in answers]
-    ends += [(failure, ItemStatus.FAILED, False, failure.reason, failure.message) for failure in failures]
+    ends = [_item_values(answer, ItemStatus.CLASSIFIED, reused=answer.reused) for answer in answers]
+    ends += [
+        _item_values(failure, ItemStatus.FAILED, reason=failure.reason, message=failure.message) for failure in failures
+    ]
     if not ends:
         return
     statement = (
@@ -437,20 +438,27 @@ def _end_items(
         )
         .values(finished_at=now, attempts=attempts)
     )
-    parameters = [
-        {
-            "ended_image": end.image_id,
-            "fingerprint": end.fingerprint,
-            "status": status,
-            "reused": reused,
-            "reason": reason,
-            "message": message,
-        }
-        for end, status, reused, reason, message in sorted(ends, key=lambda end: end[0].image_id)
-    ]
-    updated = connection.execute(statement, parameters).rowcount
+    updated = connection.execute(statement, sorted(ends, key=itemgetter("ended_image"))).rowcount
     if updated != len(ends):
         raise AssertionError(f"run {run_id}: {updated} of {len(ends)} images were waiting for their end")
+
+
+def _item_values(
+    end: Answer | Failure,
+    status: ItemStatus,
+    *,
+    reused: bool = False,
+    reason: FailureReason | None = None,
+    message: str | None = None,
+) -> dict[str, Any]:
+    return {
+        "ended_image": end.image_id,
+        "fingerprint": end.fingerprint,
+        "status": status,
+        "reused": reused,
+        "reason": reason,
+        "message": message,
+    }
 
 
 def _note_bytes(connection: sa.Connection, answers: Sequence[Answer], failures: Sequence[Failure]) -> None:
@@ -460,8 +468,8 @@ def _note_bytes(connection: sa.Connection, answers: Sequence[Answer], failures: 
         .where(images.c.id == sa.bindparam("ended_image"))
         .values(fingerprint=sa.bindparam("new_fingerprint"), content_hash=sa.bindparam("new_hash"))
     )
+    ends: list[Answer | Failure] = [*answers, *failures]
     parameters = [
-        {"ended_image": end.image_id, "new_fingerprint": end.fingerprint, "new_hash": end.content_hash}
-        for end in sorted([*answers, *failures], key=lambda end: end.image_id)
+        {"ended_image": end.image_id, "new_fingerprint": end.fingerprint, "new_hash": end.content_hash} for end in ends
     ]
-    connection.execute(statement, parameters)
+    connection.execute(statement, sorted(parameters, key=itemgetter("ended_image")))

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -98,9 +100,7 @@ def open_run(
         if row.status == RunStatus.FAILED:
             status = RunStatus.RUNNING if listed else RunStatus.LISTING
             connection.execute(runs.update().where(runs.c.id == row.id).values(status=status, error=None))
-        return OpenRun(
-            run_id=row.id, model_version_id=version_id, cursor=row.cursor, listed=listed, resumed=True
-        )
+        return OpenRun(run_id=row.id, model_version_id=version_id, cursor=row.cursor, listed=listed, resumed=True)
 
     try:
         return db.write(work)
@@ -108,9 +108,7 @@ def open_run(
         return db.write(work)
 
 
-def find_known(
-    db: Database, *, model_version_id: int, first: str, end: str, after: str | None
-) -> Iterator[KnownImage]:
+def find_known(db: Database, *, model_version_id: int, first: str, end: str, after: str | None) -> Iterator[KnownImage]:
     """The images of earlier listings from URI `first` up to, not including, `end`, in URI order, after `after`.
 
     Read a few thousand at a time: no transaction stays open and nothing grows with the catalogue.
@@ -125,7 +123,7 @@ def find_known(
     last = images.c.uri >= first if after is None or after < first else images.c.uri > after
     while True:
         statement = sa.select(*columns).where(last, images.c.uri < end).order_by(images.c.uri).limit(_KNOWN_PER_QUERY)
-        page = db.read(lambda connection, page=statement: connection.execute(page).all())
+        page = db.read(partial(_fetch, statement))
         for row in page:
             yield KnownImage(
                 image_id=row.id,
@@ -219,6 +217,10 @@ def end_listing(db: Database, run_id: int, *, cursor: str | None) -> None:
                 raise ListingTaken(f"run {run_id}")
 
     db.write(work)
+
+
+def _fetch(statement: sa.Select[Any], connection: sa.Connection) -> Sequence[sa.Row[Any]]:
+    return connection.execute(statement).all()
 
 
 def _register(connection: sa.Connection, name: str, version: int, content_hash: str) -> int:

@@ -44,6 +44,9 @@ class RunProgress:
         return max((self.finished_at or self.now) - self.started_at, 0.0)
 
 
+_COUNTERS = ("classified", "reused", "failed", "cancelled", "claims")
+
+
 def find_listing(db: Database, run_id: int) -> tuple[str | None, bool]:
     """The cursor of a run's listing, and whether nothing is left to list."""
     statement = sa.select(runs.c.cursor, runs.c.status).where(runs.c.id == run_id)
@@ -59,8 +62,7 @@ def find_runs(db: Database, run_id: int | None = None, *, limit: int = 1) -> lis
     counts = (
         sa.select(
             batches.c.run_id,
-            *(_total(batches.c[name]).label(name) for name in ("classified", "reused", "failed", "cancelled")),
-            _total(batches.c.fence).label("claims"),
+            *(_total(batches.c["fence" if name == "claims" else name]).label(name) for name in _COUNTERS),
         )
         .where(batches.c.run_id.in_(wanted))
         .group_by(batches.c.run_id)
@@ -71,7 +73,7 @@ def find_runs(db: Database, run_id: int | None = None, *, limit: int = 1) -> lis
             runs,
             model_versions.c.name.label("model"),
             model_versions.c.version.label("model_version"),
-            *(sa.func.coalesce(counts.c[name], 0).label(name) for name in counts.c.keys() if name != "run_id"),
+            *(sa.func.coalesce(counts.c[name], 0).label(name) for name in _COUNTERS),
             db.now.label("now"),
         )
         .join(model_versions, model_versions.c.id == runs.c.model_version_id)
@@ -205,10 +207,11 @@ def verify_run(db: Database, run_id: int, *, most_gaps: int = 100) -> Proof:
 def _verify(connection: sa.Connection, run_id: int, most_gaps: int) -> Proof:
     run = connection.execute(sa.select(runs).where(runs.c.id == run_id)).one()
     counted = sa.select(items.c.status, sa.func.count()).where(items.c.run_id == run_id).group_by(items.c.status)
-    by_status: dict[str, int] = {status: images for status, images in connection.execute(counted)}
+    by_status: dict[str, int] = dict(list(connection.execute(counted)))
     counters = connection.execute(
-        sa.select(*(_total(batches.c[name]).label(name) for name in ("size", "classified", "failed", "cancelled")))
-        .where(batches.c.run_id == run_id)
+        sa.select(
+            *(_total(batches.c[name]).label(name) for name in ("size", "classified", "failed", "cancelled"))
+        ).where(batches.c.run_id == run_id)
     ).one()
     gaps: list[Gap] = []
     if run.listed_at is None:

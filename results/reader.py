@@ -1,10 +1,11 @@
 """People's own SQL: one statement that can only read the views, by the database's own means."""
 
+import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, LiteralString, cast
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -77,8 +78,9 @@ def grant_reader(db: Database, reader_address: str) -> str:
 
 @contextmanager
 def _sqlite_rows(path: str, statement: str) -> Iterator[Rows]:
-    connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=30)
+    connection = sqlite3.connect(":memory:", uri=True, timeout=30)
     try:
+        _attach_views(connection, path)
         connection.set_authorizer(_authorize)
         # Lets Ctrl-C end a statement that runs for long: Python sees signals between its own steps only.
         connection.set_progress_handler(lambda: 0, 100_000)
@@ -89,31 +91,48 @@ def _sqlite_rows(path: str, statement: str) -> Iterator[Rows]:
     except (sqlite3.Error, sqlite3.Warning) as error:
         if str(error) == "interrupted":
             raise KeyboardInterrupt from error
-        raise SetupError(f"{error}. 'tagmill sql' takes one SELECT from {', '.join(VIEWS)}.") from error
+        message = str(error).removesuffix(".")
+        raise SetupError(f"{message}. 'tagmill sql' takes one SELECT from {', '.join(VIEWS)}.") from error
     finally:
         connection.close()
 
 
+def _attach_views(connection: sqlite3.Connection, path: str) -> None:
+    """Make a connection in which a statement can name the views of a database, and nothing else of it.
+
+    The authorizer could not tell: a query may name an intermediate table like a view, and what it is asked about
+    count(*) over a view is what it is asked about count(*) over the view's tables. So the database is attached by a
+    name that nobody can know, and each of its own names is covered by a temporary view, which SQLite finds first.
+    """
+    hidden = f"tagmill_{secrets.token_hex(16)}"
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute(f"ATTACH ? AS {hidden}", (f"file:{quote(path)}?mode=ro",))
+    statement = f"SELECT name FROM {hidden}.sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite%'"
+    for (name,) in connection.execute(statement).fetchall():
+        schema = hidden if name in VIEWS else "main"  # Which is empty: there is no such table.
+        connection.execute(f'CREATE TEMP VIEW "{name}" AS SELECT * FROM {schema}."{name}"')
+    for function in ("json_each", "json_tree"):  # Made on first use, which the authorizer would refuse.
+        connection.execute(f"SELECT 1 FROM {function}('[]')").close()
+
+
 def _authorize(action: int, first: str | None, second: str | None, schema: str | None, view: str | None) -> int:
     """SQLite asks this for whatever a statement would do: see https://www.sqlite.org/c3ref/set_authorizer.html."""
-    if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
-        return sqlite3.SQLITE_OK
-    if action == sqlite3.SQLITE_FUNCTION and second != "load_extension":
-        return sqlite3.SQLITE_OK
-    if action == sqlite3.SQLITE_READ and (first not in _PRIVATE or view in VIEWS):
-        return sqlite3.SQLITE_OK
-    return sqlite3.SQLITE_DENY
-
-
-# Queries may name their own intermediate tables as they like, so what is refused is what exists.
-_PRIVATE = frozenset(metadata.tables) | {"tagmill_schema", "sqlite_master", "sqlite_schema", "sqlite_stat1"}
+    allowed = (
+        action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE)
+        # Both can make the process run code of somebody else's.
+        or (action == sqlite3.SQLITE_FUNCTION and second not in ("load_extension", "fts3_tokenizer"))
+        or (action == sqlite3.SQLITE_READ and not str(first).lower().startswith("sqlite_"))
+    )
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
 @contextmanager
 def _postgresql_rows(address: str, statement: str) -> Iterator[Rows]:
-    url = parse_database_url(address, "TAGMILL_READER_URL").set(drivername="postgresql")
+    url = parse_database_url(address, "TAGMILL_READER_URL")
+    # Not the address as text: libpq would read a `+` in its options as a plus.
+    _, options = url.get_dialect()().create_connect_args(url)
     try:
-        connection = psycopg.connect(url.render_as_string(hide_password=False), connect_timeout=5)
+        connection = psycopg.connect(**{**options, "connect_timeout": 5})
     except psycopg.OperationalError as error:
         raise DatabaseError(f"TAGMILL_READER_URL: {str(error).strip()}. Correct it, or make the role.") from error
     with connection:
@@ -122,15 +141,22 @@ def _postgresql_rows(address: str, statement: str) -> Iterator[Rows]:
         try:
             with connection.cursor() as cursor:
                 # Streaming sends a statement in the protocol that takes only one.
-                stream = cursor.stream(cast(LiteralString, statement))
+                stream = cursor.stream(statement)
                 first = next(stream, None)
-                if cursor.description is None:
-                    raise SetupError(f"not a query: {statement!r}. Write a SELECT from {', '.join(VIEWS)}.")
-                columns = tuple(column.name for column in cursor.description)
-                yield Rows(columns, _with_first(first, stream))
+                yield Rows(_columns(cursor, statement), _with_first(first, stream))
         except psycopg.Error as error:
             message = str(error).strip().partition("\n")[0]
             raise SetupError(f"{message}. 'tagmill sql' takes one SELECT from {', '.join(VIEWS)}.") from error
+
+
+def _columns(cursor: "psycopg.Cursor[tuple[Any, ...]]", statement: str) -> tuple[str, ...]:
+    if cursor.description is not None:
+        return tuple(column.name for column in cursor.description)
+    # An answer without rows: psycopg has the columns from the first row, so the server is asked.
+    server, encoding = cursor.connection.pgconn, cursor.connection.info.encoding
+    server.prepare(b"", statement.encode(encoding))
+    described = server.describe_prepared(b"")
+    return tuple((described.fname(index) or b"").decode(encoding) for index in range(described.nfields))
 
 
 def _with_first(first: Sequence[Any] | None, rest: Iterator[Sequence[Any]]) -> Iterator[Sequence[Any]]:
@@ -140,22 +166,29 @@ def _with_first(first: Sequence[Any] | None, rest: Iterator[Sequence[Any]]) -> I
 
 
 def _refuse_more_than_reading(connection: "psycopg.Connection[tuple[Any, ...]]") -> None:
-    """
+    """Look at every role that this one may become as well: `SELECT set_config('role', …)` only reads.
+
     Raises:
         DatabaseError: the role is a superuser, or may touch a table.
     """
     role, is_superuser = _one(
-        connection, sql.SQL("SELECT rolname, rolsuper FROM pg_roles WHERE rolname = current_user")
+        connection,
+        sql.SQL("SELECT session_user, bool_or(rolsuper) FROM pg_roles WHERE pg_has_role(session_user, oid, 'MEMBER')"),
     )
     if is_superuser:
-        raise DatabaseError(f"TAGMILL_READER_URL: the role {role!r} is a superuser. Name one that may only read the views.")
+        raise DatabaseError(
+            f"TAGMILL_READER_URL: the role {role!r} is a superuser. Name one that may only read the views."
+        )
     (reachable,) = _one(
         connection,
         sql.SQL(
-            "SELECT string_agg(relname, ', ' ORDER BY relname) FROM pg_class "
-            "WHERE relkind IN ('r', 'p') AND relname = ANY({tables}) AND relnamespace = current_schema()::regnamespace "
-            "AND has_table_privilege(oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')"
-        ).format(tables=sql.Literal(list(metadata.tables))),
+            "SELECT string_agg(DISTINCT relname::text, ', ' ORDER BY relname::text) FROM pg_class, pg_roles "
+            "WHERE relkind IN ('r', 'p') AND relname = ANY({tables}) AND relnamespace IN "
+            "(SELECT relnamespace FROM pg_class WHERE relkind = 'v' AND relname = ANY({views})) "
+            "AND pg_has_role(session_user, pg_roles.oid, 'MEMBER') "
+            "AND (has_table_privilege(pg_roles.oid, pg_class.oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE') "
+            "OR has_any_column_privilege(pg_roles.oid, pg_class.oid, 'SELECT, INSERT, UPDATE'))"
+        ).format(tables=sql.Literal(list(metadata.tables)), views=sql.Literal(list(VIEWS))),
     )
     if reachable:
         raise DatabaseError(
@@ -164,7 +197,7 @@ def _refuse_more_than_reading(connection: "psycopg.Connection[tuple[Any, ...]]")
         )
 
 
-def _one(connection: "psycopg.Connection[tuple[Any, ...]]", query: sql.Composable) -> tuple[Any, ...]:
+def _one(connection: "psycopg.Connection[tuple[Any, ...]]", query: sql.SQL | sql.Composed) -> tuple[Any, ...]:
     row = connection.execute(query).fetchone()
     assert row is not None
     return row

@@ -125,7 +125,7 @@ def parse_database_url(address: str, setting: str) -> sa.URL:
         url = sa.make_url(address)
         backend = url.get_backend_name()
     except (sa.exc.ArgumentError, ValueError):
-        backend = ""
+        url, backend = sa.URL.create("none"), ""
     if backend == "sqlite" and url.database and url.database != ":memory:":
         return url.set(database=str(Path(url.database).expanduser().absolute()))
     if backend in ("postgresql", "postgres"):
@@ -186,7 +186,7 @@ def _is_transient(error: DBAPIError) -> bool:
         return True
     sqlstate = getattr(error.orig, "sqlstate", None)
     if sqlstate is not None:
-        return sqlstate.startswith("08") or sqlstate.startswith("53") or sqlstate in _RETRIED_SQLSTATES
+        return sqlstate.startswith(("08", "53")) or sqlstate in _RETRIED_SQLSTATES
     if isinstance(error.orig, sqlite3.Error):
         return any(words in str(error.orig) for words in ("locked", "busy", "disk I/O error", "disk is full"))
     # PostgreSQL that could not be reached at all.

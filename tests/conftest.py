@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -34,14 +35,21 @@ def postgres() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
-def postgres_database(postgres: str) -> Iterator[str]:
-    """The address of a new, empty database."""
+@contextmanager
+def new_database(postgres: str) -> Iterator[str]:
+    """A new, empty database of the server with that address, for as long as the block lasts; yields its own."""
     name = f"tagmill_{secrets.token_hex(4)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         yield postgres.rpartition("/")[0] + "/" + name
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def postgres_database(postgres: str) -> Iterator[str]:
+    """The address of a new, empty database."""
+    with new_database(postgres) as address:
+        yield address
 
 
 @pytest.fixture

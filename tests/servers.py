@@ -46,22 +46,22 @@ def postgres_server() -> Iterator[str]:
             for path in (data, folder / "password"):
                 shutil.chown(path, user)
         binaries = _postgres_binaries(folder, user)
+        options = ["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"]
         subprocess.run(
-            [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8"]
-            + ["--locale=C", "--no-sync", f"--pwfile={folder / 'password'}"],
+            [binaries / "initdb", "-D", data, *options, f"--pwfile={folder / 'password'}"],
             check=True,
             capture_output=True,
             user=user,
             cwd=folder,
         )
         port = free_port()
-        options = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": 60}
+        settings = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": 60}
         # Nothing here outlives the tests, so nothing needs to survive a power cut.
-        options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-        settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with open(folder / "log", "wb") as log:
             server = subprocess.Popen(
-                [binaries / "postgres", "-D", data, *settings], stdout=log, stderr=log, user=user, cwd=folder
+                [binaries / "postgres", "-D", data, *words], stdout=log, stderr=log, user=user, cwd=folder
             )
         try:
             address = f"postgresql://postgres:{_PASSWORD}@127.0.0.1:{port}/postgres"

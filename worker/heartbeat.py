@@ -1,7 +1,6 @@
 """What tells a worker that works from one that hangs."""
 
 import faulthandler
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,7 +61,8 @@ class Heartbeat:
 
     def _arm(self) -> None:
         self._armed = time.monotonic()
-        faulthandler.dump_traceback_later(self._image_seconds + _ALARM_SLACK_SECONDS, exit=True, file=sys.__stderr__)
+        stderr_number = 2  # Not sys.stderr, which somebody may have replaced by what is no file.
+        faulthandler.dump_traceback_later(self._image_seconds + _ALARM_SLACK_SECONDS, exit=True, file=stderr_number)
 
     def _disarm(self) -> None:
         self._armed = None

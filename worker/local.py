@@ -43,7 +43,8 @@ def celery_command(processes: int, name: str) -> list[str]:
     # -P: a folder named `worker` where the user happens to be is not ours.
     command = [sys.executable, "-P", "-m", "celery", "--app", "worker.tasks:app", "worker", "--pool", "prefork"]
     command += ["--concurrency", str(processes), "--queues", QUEUE, "--hostname", name, "--loglevel", "WARNING"]
-    return command + ["--without-mingle", "--without-gossip", "--without-heartbeat"]
+    command += ["--without-mingle", "--without-gossip", "--without-heartbeat"]
+    return command
 
 
 def worker_variables(settings: Settings, broker_url: str) -> dict[str, str]:
@@ -55,7 +56,7 @@ def worker_variables(settings: Settings, broker_url: str) -> dict[str, str]:
         "TAGMILL_BROKER_URL": broker_url,
     }
     # One thread for each process: they share the cores already.
-    return variables | {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    return variables | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class LocalWorker:
@@ -71,9 +72,7 @@ class LocalWorker:
         self._processes = processes
         self._log_path = log_path
         self._identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
-        self._environment = (
-            os.environ | worker_variables(settings, broker_url) | worker_environment(self._identity)
-        )
+        self._environment = os.environ | worker_variables(settings, broker_url) | worker_environment(self._identity)
         self._claims = 0
         self._deaths = 0
         self._process = self._start()

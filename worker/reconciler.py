@@ -53,7 +53,7 @@ def worker_environment(identity: str) -> dict[str, str]:
 class Reconciler(bootsteps.StartStopStep):
     """Runs in a thread of the worker's parent, so that a slow database never stops the worker's own loop."""
 
-    requires = {"celery.worker.components:Pool"}
+    requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **_: Any) -> None:
         worker_id()  # Before the processes are started, so that they inherit it.
@@ -83,7 +83,7 @@ class Reconciler(bootsteps.StartStopStep):
         while not self._stopping.wait(_LOOK_SECONDS):
             if started_by and os.getppid() != started_by:
                 log.warning("starter_gone", pid=started_by)
-                state.should_terminate = os.EX_OK
+                _end_worker(os.EX_OK)
                 return
             now = time.monotonic()
             try:
@@ -93,7 +93,7 @@ class Reconciler(bootsteps.StartStopStep):
                         idle_deaths.append(now)
                 if len(idle_deaths) == _DEATHS_BEFORE_GIVING_UP and now - idle_deaths[0] < _DEATHS_WITHIN_SECONDS:
                     log.error("processes_keep_dying", deaths=len(idle_deaths))
-                    state.should_terminate = KEEPS_DYING_EXIT_CODE
+                    _end_worker(KEEPS_DYING_EXIT_CODE)
                     return
                 alive = now_alive
                 if now >= next_dispatch:
@@ -104,6 +104,11 @@ class Reconciler(bootsteps.StartStopStep):
             except Exception:
                 log.exception("reconciler_failed")  # The next round tries again; without it nothing would be resent.
         db.close()
+
+
+def _end_worker(exit_code: int) -> None:
+    """Make Celery's own loop end; it looks at this once a second at least."""
+    state.should_terminate = exit_code  # type: ignore[assignment]
 
 
 def _give_up_batches(processes: list[Any]) -> None:

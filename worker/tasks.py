@@ -84,9 +84,7 @@ def work_on(db: Database, batch_id: int, settings: Settings) -> None:
         )
 
 
-def _classify(
-    db: Database, held: ledger.Claim, settings: Settings
-) -> tuple[list[ledger.Answer], list[ledger.Failure]]:
+def _classify(db: Database, held: ledger.Claim, settings: Settings) -> tuple[list[ledger.Answer], list[ledger.Failure]]:
     classifier = _classifier(held.model, held.model_version, held.content_hash)
     heartbeat = Heartbeat(
         lambda: ledger.extend(db, held, lease_seconds=settings.lease_seconds),
@@ -108,9 +106,7 @@ def _classify(
         )
 
 
-def _finish(
-    db: Database, held: ledger.Claim, answers: list[ledger.Answer], failures: list[ledger.Failure]
-) -> None:
+def _finish(db: Database, held: ledger.Claim, answers: list[ledger.Answer], failures: list[ledger.Failure]) -> None:
     """Save, for as long as it takes the database to come back: the work is done, and the fence guards it."""
     while True:
         try:

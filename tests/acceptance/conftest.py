@@ -80,6 +80,7 @@ class Tagmill:
 
     def wait_for_batches(self, number: int) -> None:
         """Until so many batches are done, seen in the database file itself, which costs no command's start."""
+
         def done() -> bool:
             try:
                 with sqlite3.connect(f"file:{self.home / 'tagmill.db'}?mode=ro", uri=True) as connection:

@@ -21,7 +21,7 @@ def many(tagmill: Tagmill, tmp_path: Path) -> Path:
 
 
 def finish(process: "subprocess.Popen[str]", seconds: float = 90) -> str:
-    out, err = process.communicate(timeout=seconds)
+    _, err = process.communicate(timeout=seconds)
     assert process.returncode == 0, err
     return err
 

@@ -52,7 +52,7 @@ def test_only_what_changed_is_classified_again(tagmill: Tagmill, photos: Path) -
 def test_image_that_came_back_has_its_answer_again(tagmill: Tagmill, photos: Path) -> None:
     tagmill.run(photos)
     before = tagmill.rows()
-    image = sorted(photos.iterdir())[0]
+    image = min(photos.iterdir())
     hidden = tagmill.folder / image.name
     image.rename(hidden)
     tagmill.run(photos)
@@ -66,7 +66,7 @@ def test_image_that_came_back_has_its_answer_again(tagmill: Tagmill, photos: Pat
 
 def test_changed_image_that_fails_loses_its_old_answer(tagmill: Tagmill, photos: Path) -> None:
     tagmill.run(photos)
-    image = sorted(photos.iterdir())[0]
+    image = min(photos.iterdir())
     image.write_bytes(b"no longer a photograph")
 
     facts = tagmill.run(photos)
@@ -107,7 +107,7 @@ def test_names_that_are_not_utf_8_are_classified(tagmill: Tagmill, tmp_path: Pat
 
 
 def test_file_given_as_source_is_classified_alone(tagmill: Tagmill, photos: Path) -> None:
-    photo = sorted(photos.iterdir())[0]
+    photo = min(photos.iterdir())
 
     assert tagmill.run(photo)["classified"] == 1
     assert list(tagmill.rows()) == [photo.name]

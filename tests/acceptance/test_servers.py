@@ -16,9 +16,7 @@ from tests.servers import Valkey
 
 
 @pytest.fixture
-def servers(
-    tmp_path: Path, pretrained_registry: Registry, postgres_database: str, valkey: Valkey
-) -> Iterator[Tagmill]:
+def servers(tmp_path: Path, pretrained_registry: Registry, postgres_database: str, valkey: Valkey) -> Tagmill:
     """`tagmill` on PostgreSQL and a broker, with all labels kept."""
     commands = Tagmill(tmp_path / "servers", pretrained_registry.root)
     commands.environment |= {
@@ -27,7 +25,7 @@ def servers(
         "TAGMILL_TOP_K": "1000",
     }
     commands("db", "upgrade")
-    yield commands
+    return commands
 
 
 @pytest.fixture

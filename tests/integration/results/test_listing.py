@@ -126,9 +126,7 @@ def test_known_images_come_in_order_with_their_answers(db: Database) -> None:
         db,
         other.run_id,
         cursor=None,
-        chunk=Chunk(
-            cursor="file:///q/1", batches=[[ListedImage(uri="file:///q/1", fingerprint="1-1")]], skipped=0
-        ),
+        chunk=Chunk(cursor="file:///q/1", batches=[[ListedImage(uri="file:///q/1", fingerprint="1-1")]], skipped=0),
     )
     assert [image.answered for image in known(db, run)] == [False] * 4
 

@@ -24,7 +24,9 @@ def listed(folder: Path, include: tuple[str, ...] = (), after: str | None = None
 
 
 def passed_over(folder: Path) -> list[str]:
-    return [os.path.basename(found.uri.rstrip("/")) for found in Folder(str(folder)).walk() if isinstance(found, PassedOver)]
+    return [
+        os.path.basename(found.uri.rstrip("/")) for found in Folder(str(folder)).walk() if isinstance(found, PassedOver)
+    ]
 
 
 def test_usual_suffixes_are_listed_in_any_case(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_fingerprint_changes_with_size_and_time(tmp_path: Path) -> None:
 
 
 def test_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no folder .*nowhere.*: No such file or directory"):
+    with pytest.raises(SourceError, match=r"no folder .*nowhere.*: No such file or directory"):
         Folder(str(tmp_path / "nowhere"))
 
 

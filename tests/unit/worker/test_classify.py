@@ -1,0 +1,241 @@
+"""The images of a batch → answers and failures, with a fake engine."""
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from base.errors import FailureReason
+from models.classifier import Classifier
+from models.decoding import DecodingLimits
+from models.engines.fake import FakeEngine
+from models.preprocessing import Preprocessing
+from models.registry import ModelVersion
+from results.ledger import Answer, ClaimedImage, Failure
+from tests.samples import make_jpeg, make_png
+from worker import classify as classify_module
+from worker.classify import classify
+
+MAX_BYTES = 2**20
+
+
+class CountingEngine(FakeEngine):
+    """Counts the images it was asked for."""
+
+    predicted = 0
+
+    def predict_logits(self, pixels: np.ndarray) -> np.ndarray:
+        self.predicted += len(pixels)
+        return super().predict_logits(pixels)
+
+
+class Twins:
+    """The answers that the database knows, and what it was asked for."""
+
+    def __init__(self, known: dict[bytes, list[tuple[str, float]]] | None = None) -> None:
+        self.known = known or {}
+        self.asked: list[set[bytes]] = []
+
+    def find(self, content_hashes: Collection[bytes]) -> dict[bytes, list[tuple[str, float]]]:
+        self.asked.append(set(content_hashes))
+        return {found: self.known[found] for found in content_hashes if found in self.known}
+
+
+@pytest.fixture
+def engine() -> CountingEngine:
+    return CountingEngine()
+
+
+@pytest.fixture
+def classifier(engine: CountingEngine, tmp_path: Path) -> Classifier:
+    version = ModelVersion(
+        name="fake",
+        version=1,
+        content_hash="a" * 64,
+        path=tmp_path,
+        labels=("red", "green", "blue"),
+        preprocessing=Preprocessing(size=32, crop=1.0, mean=0.0, scale=1.0),
+        temperature=1.0,
+        engine_file="fake.tflite",
+        files={},
+        metrics={},
+        built_with={},
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    limits = DecodingLimits(max_bytes=MAX_BYTES, max_pixels=10**6)
+    return Classifier(version, limits=limits, top_k=2, engine=engine)
+
+
+class Batch:
+    """Claimed images below a folder, numbered from 1."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.images: list[ClaimedImage] = []
+
+    def add(self, content: bytes | None) -> None:
+        """None: it went away since it was listed."""
+        number = len(self.images) + 1
+        path = self._folder / f"{number:03}.jpg"
+        if content is not None:
+            path.write_bytes(content)
+        self.images.append(ClaimedImage(image_id=number, uri=path.as_uri(), fingerprint="listed"))
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Batch:
+    return Batch(tmp_path)
+
+
+def run(
+    classifier: Classifier, batch: Batch, twins: Twins | None = None, progress: list[int] | None = None
+) -> tuple[list[Answer], list[Failure]]:
+    steps = [] if progress is None else progress
+    find = (twins or Twins()).find
+    return classify(classifier, batch.images, max_bytes=MAX_BYTES, find_twins=find, on_progress=lambda: steps.append(1))
+
+
+def test_each_image_gets_its_labels(classifier: Classifier, batch: Batch) -> None:
+    for colour in ("red", "lime", "blue"):
+        batch.add(make_png(colour=colour))
+
+    answers, failures = run(classifier, batch)
+
+    assert [answer.labels[0][0] for answer in answers] == ["red", "green", "blue"]
+    assert [len(answer.labels) for answer in answers] == [2, 2, 2]
+    assert failures == []
+
+
+def test_bad_image_leaves_its_neighbours_alone(classifier: Classifier, batch: Batch) -> None:
+    contents = [make_jpeg(), None, b"just text", make_jpeg(colour="blue")[:-200], make_jpeg(colour="lime")]
+    for content in contents:
+        batch.add(content)
+
+    answers, failures = run(classifier, batch)
+
+    assert [answer.image_id for answer in answers] == [1, 5]
+    assert {failure.image_id: failure.reason for failure in failures} == {
+        2: FailureReason.NOT_FOUND,
+        3: FailureReason.NOT_AN_IMAGE,
+        4: FailureReason.TRUNCATED,
+    }
+
+
+def test_failure_names_the_bytes_that_were_looked_at(classifier: Classifier, batch: Batch) -> None:
+    batch.add(None)
+    batch.add(b"just text")
+
+    _, (unread, read) = run(classifier, batch)
+
+    assert (unread.fingerprint, unread.content_hash) == ("listed", None)
+    assert read.fingerprint.startswith("9-")
+    assert read.content_hash is not None
+
+
+def test_image_above_the_byte_limit_is_a_failure(classifier: Classifier, batch: Batch) -> None:
+    batch.add(bytes(MAX_BYTES + 1))
+
+    _, (failure,) = run(classifier, batch)
+
+    assert failure.reason is FailureReason.TOO_LARGE
+
+
+def test_answer_has_the_fingerprint_of_the_bytes_read(classifier: Classifier, batch: Batch) -> None:
+    batch.add(make_jpeg())
+
+    (answer,), _ = run(classifier, batch)
+
+    assert answer.fingerprint.partition("-")[0] == str(len(make_jpeg()))
+
+
+def test_same_bytes_are_predicted_once(classifier: Classifier, engine: CountingEngine, batch: Batch) -> None:
+    for _ in range(3):
+        batch.add(make_jpeg())
+
+    answers, _ = run(classifier, batch)
+
+    assert engine.predicted == 1
+    assert [answer.reused for answer in answers] == [False, True, True]
+    assert len({tuple(answer.labels) for answer in answers}) == 1
+
+
+def test_bytes_known_to_the_database_are_not_predicted(
+    classifier: Classifier, engine: CountingEngine, batch: Batch
+) -> None:
+    batch.add(make_jpeg())
+    content_hash = run(classifier, batch)[0][0].content_hash
+    engine.predicted = 0
+
+    (answer,), _ = run(classifier, batch, Twins({content_hash: [("blue", 0.9), ("red", 0.1)]}))
+
+    assert (answer.labels, answer.reused, engine.predicted) == ([("blue", 0.9), ("red", 0.1)], True, 0)
+
+
+def test_twin_with_too_few_labels_is_predicted_again(classifier: Classifier, batch: Batch) -> None:
+    batch.add(make_jpeg())
+    content_hash = run(classifier, batch)[0][0].content_hash
+
+    (answer,), _ = run(classifier, batch, Twins({content_hash: [("blue", 0.9)]}))
+
+    assert (answer.labels[0][0], answer.reused) == ("red", False)
+
+
+def test_twin_with_more_labels_is_cut(classifier: Classifier, batch: Batch) -> None:
+    batch.add(make_jpeg())
+    content_hash = run(classifier, batch)[0][0].content_hash
+    known = [("blue", 0.6), ("red", 0.3), ("green", 0.1)]
+
+    (answer,), _ = run(classifier, batch, Twins({content_hash: known}))
+
+    assert answer.labels == known[:2]
+
+
+def test_database_is_asked_once_per_ordinary_batch(classifier: Classifier, batch: Batch) -> None:
+    for colour in ("red", "lime", "blue"):
+        batch.add(make_jpeg(colour=colour))
+    twins = Twins()
+
+    run(classifier, batch, twins)
+
+    assert [len(asked) for asked in twins.asked] == [3]
+
+
+def test_batch_of_huge_images_is_held_in_parts(
+    classifier: Classifier, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for colour in ("red", "lime", "blue"):
+        batch.add(make_jpeg(colour=colour))
+    batch.add(None)
+    monkeypatch.setattr(classify_module, "_BYTES_HELD", len(make_jpeg()))
+    twins = Twins()
+
+    answers, failures = run(classifier, batch, twins)
+
+    assert [len(asked) for asked in twins.asked][:3] == [1, 1, 1]
+    assert [end.image_id for end in [*answers, *failures]] == [1, 2, 3, 4]
+
+
+def test_progress_is_told_for_every_step(classifier: Classifier, batch: Batch) -> None:
+    for content in (make_jpeg(), b"just text", None):
+        batch.add(content)
+    progress: list[int] = []
+
+    run(classifier, batch, progress=progress)
+
+    assert len(progress) == 3 + 2  # Fetched or not, and what was fetched: predicted or not.
+
+
+def test_error_of_progress_ends_the_batch(classifier: Classifier, batch: Batch) -> None:
+    batch.add(make_jpeg())
+
+    def lose() -> None:
+        raise RuntimeError("lease lost")
+
+    with pytest.raises(RuntimeError, match="lease lost"):
+        classify(classifier, batch.images, max_bytes=MAX_BYTES, find_twins=Twins().find, on_progress=lose)
+
+
+def test_empty_batch_has_no_ends(classifier: Classifier, batch: Batch) -> None:
+    assert run(classifier, batch) == ([], [])
