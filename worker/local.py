@@ -41,8 +41,19 @@ def celery_command(processes: int, name: str) -> list[str]:
         name: unique among the workers of a broker.
     """
     # -P: a folder named `worker` where the user happens to be is not ours.
-    command = [sys.executable, "-P", "-m", "celery", "--app", "worker.tasks:app", "worker", "--pool", "prefork"]
-    command += ["--concurrency", str(processes), "--queues", QUEUE, "--hostname", name, "--loglevel", "WARNING"]
+    command = [sys.executable, "-P", "-m", "celery", "--quiet", "--app", "worker.tasks:app", "worker"]
+    command += [
+        "--pool",
+        "prefork",
+        "--concurrency",
+        str(processes),
+        "--queues",
+        QUEUE,
+        "--hostname",
+        name,
+        "--loglevel",
+        "WARNING",
+    ]
     command += ["--without-mingle", "--without-gossip", "--without-heartbeat"]
     return command
 

@@ -3,6 +3,7 @@
 import functools
 import os
 import resource
+import sys
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ from structlog.contextvars import bound_contextvars
 from base.errors import FailureReason, ModelError, SetupError, TransientError
 from base.logs import configure_logs
 from base.settings import Settings, load_settings
-from broker.app import make_app
+from broker.app import QUEUE, make_app
 from broker.messages import CLASSIFY_BATCH, BatchMessage
 from models.classifier import Classifier
 from models.decoding import DecodingLimits
@@ -142,14 +143,22 @@ def _classifier(name: str, version: int, content_hash: str) -> Classifier:
 
 def _limit_memory(growth_bytes: int) -> None:
     """Make an image that needs too much memory fail by itself, instead of the machine choosing whom to kill."""
+    if sys.platform != "linux":  # Elsewhere there is no telling how much is mapped, or no such limit.
+        return
     with open("/proc/self/statm") as statm:
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + growth_bytes, hard))
+    wanted = mapped + growth_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def _owner() -> str:
     return f"{worker_id()}/{os.getpid()}"
+
+
+@signals.worker_ready.connect
+def _tell_ready(sender: Any, **_: Any) -> None:
+    log.info("worker_ready", processes=sender.controller.concurrency, queue=QUEUE)
 
 
 @signals.setup_logging.connect
