@@ -58,13 +58,14 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
     """Columns as wide as the first rows need; nothing is ever cut off, because people copy from tables."""
     remaining = iter(rows)
     first = [[_cell(value) for value in row] for row in islice(remaining, _ROWS_MEASURED)]
-    widths = [max(len(cells[index]) for cells in [list(columns), *first]) for index in range(len(columns))]
+    names = [_cell(column) for column in columns]
+    widths = [max(len(cells[index]) for cells in [names, *first]) for index in range(len(names))]
     printed = 0
 
     def line(cells: Sequence[str]) -> str:
         return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
-    print(line(columns))
+    print(line(names))
     print("  ".join("-" * width for width in widths))
     for cells in chain(first, ([_cell(value) for value in row] for row in remaining)):
         print(line(cells))

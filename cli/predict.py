@@ -6,7 +6,6 @@ import typer
 
 from base.settings import load_settings
 from cli.output import print_json, say
-from cli.pretrained import find_or_build
 
 
 def predict(
@@ -24,6 +23,7 @@ def predict(
     import os
 
     from base.errors import ImageError
+    from cli.pretrained import find_or_build
     from models.classifier import Classifier
     from models.decoding import DecodingLimits
     from models.registry import Registry

@@ -1,11 +1,14 @@
 """The images of a batch → answers and failures. Knows nothing of Celery, and of SQL only through what it is given."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from base.errors import FailureReason, ImageError
-from models.classifier import Classifier
 from results.ledger import Answer, ClaimedImage, Failure
 from worker.fetching import Fetched, fetch
+
+if TYPE_CHECKING:
+    from models.classifier import Classifier
 
 Labels = Sequence[tuple[str, float]]
 
@@ -15,7 +18,7 @@ _BYTES_HELD = 32 * 2**20
 
 
 def classify(
-    classifier: Classifier,
+    classifier: "Classifier",
     images: Sequence[ClaimedImage],
     *,
     max_bytes: int,

@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from celery import signals
@@ -16,15 +16,15 @@ from base.logs import configure_logs
 from base.settings import Settings, load_settings
 from broker.app import QUEUE, make_app
 from broker.messages import CLASSIFY_BATCH, BatchMessage
-from models.classifier import Classifier
-from models.decoding import DecodingLimits
-from models.registry import Registry
 from results import ledger
 from results.schema import open_database
 from results.session import Database
 from worker.classify import classify
 from worker.heartbeat import Heartbeat
 from worker.reconciler import Reconciler, worker_id
+
+if TYPE_CHECKING:
+    from models.classifier import Classifier
 
 log = structlog.get_logger()
 
@@ -123,12 +123,17 @@ def _database() -> Database:
 
 
 @functools.cache
-def _classifier(name: str, version: int, content_hash: str) -> Classifier:
+def _classifier(name: str, version: int, content_hash: str) -> "Classifier":
     """The loaded model version, once per process; of several that a worker may serve, each is loaded on first use.
 
     Raises:
         ModelError: it is not in the registry, or not the one that the run was begun with.
     """
+    # Here, so that the worker's parent, which classifies nothing, starts sooner and stays smaller.
+    from models.classifier import Classifier
+    from models.decoding import DecodingLimits
+    from models.registry import Registry
+
     found = Registry(settings.models_path).find(f"{name}:{version}")
     if found.content_hash != content_hash:
         raise ModelError(

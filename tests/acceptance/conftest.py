@@ -127,6 +127,16 @@ def tagmill(tmp_path: Path, pretrained_registry: Registry) -> Iterator[Tagmill]:
 
 
 @pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, pretrained_registry: Registry, foolbox_photos: list[Path]
+) -> Tagmill:
+    """`tagmill` after a run of the 20 photographs; for tests that only ask."""
+    commands = Tagmill(tmp_path_factory.mktemp("finished") / "home", pretrained_registry.root)
+    commands.run(foolbox_photos[0].parent, "--include", "imagenet_*.jpg")
+    return commands
+
+
+@pytest.fixture(scope="session")
 def foolbox_photos() -> list[Path]:
     """20 photographs of the foolbox wheel, whose names end with their ImageNet class index."""
     spec = find_spec("foolbox")

@@ -155,12 +155,10 @@ def test_two_runs_of_one_source_count_nothing_twice(tagmill: Tagmill, tmp_path: 
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "jsonl"])
-def test_results_are_printed_in_each_format(tagmill: Tagmill, photos: Path, form: str) -> None:
-    tagmill.run(photos)
+def test_results_are_printed_in_each_format(finished: Tagmill, form: str) -> None:
+    out = finished("results", "--format", form, "--min-confidence", "0.5").stdout
 
-    out = tagmill("results", "--format", form, "--min-confidence", "0.5").stdout
-
-    wanted = [name for name, (_, confidence) in tagmill.rows().items() if confidence >= 0.5]
+    wanted = [name for name, (_, confidence) in finished.rows().items() if confidence >= 0.5]
     assert wanted
     assert all(name in out for name in wanted)
     assert len(out.splitlines()) == len(wanted) + {"table": 2, "csv": 1, "jsonl": 0}[form]

@@ -95,19 +95,15 @@ def test_questions_before_the_first_run_are_refused(tagmill: Tagmill) -> None:
     assert not tagmill.home.exists()
 
 
-def test_unknown_run_is_refused(tagmill: Tagmill, photos: Path) -> None:
-    tagmill.run(photos)
-
-    assert "no run 7" in refused(tagmill, "status", "7")
-    assert "no run 7" in refused(tagmill, "verify", "7")
+def test_unknown_run_is_refused(finished: Tagmill) -> None:
+    assert "no run 7" in refused(finished, "status", "7")
+    assert "no run 7" in refused(finished, "verify", "7")
 
 
-def test_statement_that_writes_is_refused(tagmill: Tagmill, photos: Path) -> None:
-    tagmill.run(photos)
-
+def test_statement_that_writes_is_refused(finished: Tagmill) -> None:
     for statement in ("DELETE FROM current_labels", "DROP TABLE images", "SELECT 1; SELECT 2", "PRAGMA user_version=7"):
-        refused(tagmill, "sql", statement)
-    assert len(tagmill.rows()) == 20
+        refused(finished, "sql", statement)
+    assert len(finished.rows()) == 20
 
 
 def test_setting_that_is_not_valid_is_refused(tagmill: Tagmill, photos: Path) -> None:

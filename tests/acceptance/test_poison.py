@@ -1,0 +1,68 @@
+"""Images that end or hang the process that looks at them, and models that are not what they were."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from models.registry import Registry
+from tests.acceptance.conftest import Tagmill
+from tests.acceptance.test_run import make_many
+from tests.samples import make_jpeg
+
+# An audit hook sees every file that is opened, from before any of our code runs.
+SABOTAGE = """
+import os, sys, time
+
+def watch(event, arguments):
+    if event == "open" and b"venom" in os.fsencode(str(arguments[0])) and "spawn" in "".join(sys.orig_argv):
+        {deed}
+
+sys.addaudithook(watch)
+"""
+
+
+@pytest.mark.parametrize(
+    ("deed", "reason"),
+    [("os.kill(os.getpid(), 9)", "worker_lost"), ("time.sleep(600)", "timeout")],
+)
+def test_poison_image_fails_alone(tagmill: Tagmill, tmp_path: Path, deed: str, reason: str) -> None:
+    folder = make_many(tmp_path / "many", 7)
+    (folder / "0003-venom.jpg").write_bytes(make_jpeg(colour="green"))
+    (tmp_path / "sabotage").mkdir()
+    (tmp_path / "sabotage" / "sitecustomize.py").write_text(SABOTAGE.format(deed=deed))
+    tagmill.environment |= {
+        "PYTHONPATH": str(tmp_path / "sabotage"),
+        "TAGMILL_IMAGES_PER_BATCH": "4",
+        "TAGMILL_IMAGE_SECONDS": "1",
+    }
+
+    facts = tagmill.run(folder, "--workers", "1")
+
+    assert facts["failures"] == {reason: 1}
+    assert facts["classified"] == 7
+    (failure,) = tagmill.sql("SELECT image_uri, attempts FROM failures_by_image")
+    assert failure["image_uri"].endswith("0003-venom.jpg")
+    assert failure["attempts"] == "6"  # Two each in a batch of 4, of 2 and alone.
+    tagmill("verify")
+
+
+def test_altered_model_file_stops_the_run_until_it_is_mended(
+    tagmill: Tagmill, photos: Path, tmp_path: Path, pretrained_registry: Registry
+) -> None:
+    models = Path(shutil.copytree(pretrained_registry.root, tmp_path / "models"))
+    tagmill.environment["TAGMILL_MODELS_URL"] = str(models)
+    file = models / "efficientnet_lite0" / "1" / "int8.tflite"
+    original = file.read_bytes()
+    file.write_bytes(original[:-1] + b"?")
+
+    line = tagmill("run", photos, code=2).stderr.splitlines()[-1]
+
+    assert "run 1 stopped" in line
+    assert "int8.tflite differs from what was published" in line
+    assert tagmill.status()["status"] == "failed"
+    assert tagmill.rows() == {}
+    file.write_bytes(original)
+    facts = tagmill.run(photos)
+    assert (facts["run_id"], facts["classified"]) == (1, 20)
+    tagmill("verify")
