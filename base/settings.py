@@ -1,6 +1,8 @@
 """Every setting, read once from the environment by the entry points and passed on as an argument."""
 
+import os
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -11,7 +13,9 @@ from base.errors import SetupError
 class Settings(BaseSettings):
     """Settings from TAGMILL_* variables; an empty variable counts as not set."""
 
-    model_config = SettingsConfigDict(env_prefix="TAGMILL_", env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="TAGMILL_", env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
+    )
 
     home: Path = Path("tagmill-data")  # Database, models and embedded broker, where no address names others.
     database_url: SecretStr | None = None  # None: SQLite below home.
@@ -47,11 +51,13 @@ class Settings(BaseSettings):
         """
         if self.models_url is None:
             return self.home_path / "models"
-        if "://" in self.models_url and not self.models_url.startswith("file://"):
+        if "://" in self.models_url and not self.models_url.startswith("file:///"):
             raise SetupError(
                 f"TAGMILL_MODELS_URL {self.models_url!r} is not a folder; name a folder that every worker can read."
             )
-        return Path(self.models_url.removeprefix("file://")).expanduser().absolute()
+        if self.models_url.startswith("file://"):
+            return Path(os.fsdecode(unquote_to_bytes(self.models_url.removeprefix("file://"))))
+        return Path(self.models_url).expanduser().absolute()
 
 
 def load_settings() -> Settings:

@@ -32,6 +32,7 @@ def make_app(broker_url: str) -> Celery:
         task_reject_on_worker_lost=False,  # True would repeat a batch that kills its worker for ever.
         task_time_limit=3000,  # The last resort, below the visibility timeout; an image has its own limit.
         worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,  # A message that waits in one worker could be worked on by another.
         worker_pool_start_method="spawn",  # A forked child would inherit connections and locks.
         worker_proc_alive_timeout=120,  # A child that loads slowly would be killed and started again for ever.
         worker_enable_remote_control=False,

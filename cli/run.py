@@ -192,6 +192,16 @@ class _Work:
             dispatch(self._db, self._app, self._settings)
         except TransientError as error:
             log.warning("broker_away", error=str(error))
+            if self._worker is not None:
+                self._revive_broker()
+
+    def _revive_broker(self) -> None:
+        from broker.embedded import revive
+
+        try:
+            revive(self._settings.home_path)
+        except BrokerError as error:
+            log.warning("broker_not_revived", error=str(error))  # The next dispatch tries again.
 
 
 class _Speed:

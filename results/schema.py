@@ -65,7 +65,11 @@ def make_database(settings: Settings) -> tuple[Database, str | None, str]:
     if url.get_backend_name() == "sqlite":
         _check_sqlite_file(Path(str(url.database)), create=True)
     database = Database(url)
-    return database, *upgrade(database)
+    try:
+        return database, *upgrade(database)
+    except BaseException:
+        database.close()
+        raise
 
 
 def upgrade(database: Database) -> tuple[str | None, str]:

@@ -1,6 +1,8 @@
 """Other processes, as tests look at them."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,3 +28,29 @@ def kill(pid: int, signal_number: int) -> None:
     """Send a signal and wait for the process to end."""
     os.kill(pid, signal_number)
     wait_until(lambda: not is_running(pid))
+
+
+def run_together(code: str, *words: str, processes: int = 3) -> list[str]:
+    """Run Python code in several processes that all begin at `sys.stdin.read(1)`; each must end well.
+
+    Returns:
+        What each wrote to stderr.
+    """
+    together = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *words],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=Path(__file__).parents[1],
+            text=True,
+        )
+        for _ in range(processes)
+    ]
+    time.sleep(1.0)  # Until they have imported what they need.
+    for process in together:
+        assert process.stdin is not None
+        process.stdin.write("x")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60)[1] for process in together]
+    assert [process.returncode for process in together] == [0] * processes, said
+    return said

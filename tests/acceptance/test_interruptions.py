@@ -75,6 +75,17 @@ def test_run_survives_kill_of_the_broker(tagmill: Tagmill, many: Path) -> None:
     assert_proved(tagmill)
 
 
+def test_run_survives_kill_of_the_broker_and_its_guard(tagmill: Tagmill, many: Path) -> None:
+    process = tagmill.start("run", many, "--workers", "1")
+    tagmill.wait_for_batches(2)
+
+    for pid in tagmill.processes("broker.embedded") + tagmill.processes("valkey.conf"):
+        os.kill(pid, signal.SIGKILL)
+
+    finish(process)
+    assert_proved(tagmill)
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_leaves_nothing_running_and_is_gone_on_with(
     tagmill: Tagmill, many: Path, signal_number: signal.Signals
