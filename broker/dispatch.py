@@ -10,6 +10,7 @@ from dataclasses import asdict
 import redis
 import structlog
 from celery import Celery
+from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from base.errors import TransientError
@@ -34,7 +35,7 @@ def dispatch(db: Database, app: Celery, settings: Settings) -> int:
     ledger.complete_runs(db)
     # One connection for the count and the messages; a new one each time, so that a broken one heals.
     with broker_errors(), app.connection_for_write() as connection:
-        queued = redis_of(connection).llen(QUEUE)
+        queued = queue_length(connection)
         room = settings.batches_in_queue - queued
         if room <= 0:
             return 0
@@ -52,6 +53,11 @@ def dispatch(db: Database, app: Celery, settings: Settings) -> int:
     if due:
         log.debug("batches_sent", batches=len(due), queued=queued)
     return sent
+
+
+def queue_length(connection: Connection) -> int:
+    """Messages that wait in the broker; those that a worker has taken are not among them."""
+    return redis_of(connection).llen(QUEUE)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from results import ledger
 from results.schema import open_database
 from results.session import Database
 from worker.heartbeat import ALARM_EXIT_CODE
+from worker.reconnect import watch
 
 log = structlog.get_logger()
 
@@ -75,35 +76,55 @@ class Reconciler(bootsteps.StartStopStep):
 
     def _run(self, worker: Any) -> None:
         settings = load_settings()
-        db, app = open_database(settings), worker.app
         started_by = int(os.environ.get(_PARENT, "0"))
-        alive: dict[int, Any] = {}
-        idle_deaths: deque[float] = deque(maxlen=_DEATHS_BEFORE_GIVING_UP)
+        processes = _Processes()
+        db: Database | None = None
         next_dispatch = 0.0
         while not self._stopping.wait(_LOOK_SECONDS):
             if started_by and os.getppid() != started_by:
                 log.warning("starter_gone", pid=started_by)
                 _end_worker(os.EX_OK)
                 return
-            now = time.monotonic()
             try:
-                now_alive = {process.pid: process for process in worker.pool._pool._pool}
-                for pid in alive.keys() - now_alive.keys():
-                    if _give_back(db, pid, alive[pid].exitcode) == 0:
-                        idle_deaths.append(now)
-                if len(idle_deaths) == _DEATHS_BEFORE_GIVING_UP and now - idle_deaths[0] < _DEATHS_WITHIN_SECONDS:
-                    log.error("processes_keep_dying", deaths=len(idle_deaths))
+                db = db or open_database(settings)
+                processes.give_back_dead(db, worker.pool._pool._pool)
+                if processes.keep_dying():
+                    log.error("processes_keep_dying")
                     _end_worker(KEEPS_DYING_EXIT_CODE)
                     return
-                alive = now_alive
-                if now >= next_dispatch:
-                    next_dispatch = now + settings.dispatch_seconds
-                    dispatch(db, app, settings)
+                watch.look(worker.app)
+                if time.monotonic() >= next_dispatch:
+                    next_dispatch = time.monotonic() + settings.dispatch_seconds
+                    dispatch(db, worker.app, settings)
             except AppError as error:
                 log.warning("reconciler_waits", error=str(error))
             except Exception:
                 log.exception("reconciler_failed")  # The next round tries again; without it nothing would be resent.
-        db.close()
+
+
+class _Processes:
+    """The processes of this worker, and what those held that died."""
+
+    def __init__(self) -> None:
+        self._alive: dict[int, Any] = {}
+        self._idle_deaths: deque[float] = deque(maxlen=_DEATHS_BEFORE_GIVING_UP)
+
+    def give_back_dead(self, db: Database, processes: list[Any]) -> None:
+        """Give back the batches of the processes that are no longer there since the last look."""
+        alive = {process.pid: process for process in processes}
+        for pid in self._alive.keys() - alive.keys():
+            exit_code = self._alive[pid].exitcode
+            reason = FailureReason.TIMEOUT if exit_code == ALARM_EXIT_CODE else FailureReason.WORKER_LOST
+            given_back = ledger.give_back_lost(db, f"{worker_id()}/{pid}", reason)
+            log.warning("process_died", pid=pid, exit_code=exit_code, batches=given_back)
+            if not given_back:
+                self._idle_deaths.append(time.monotonic())
+        self._alive = alive
+
+    def keep_dying(self) -> bool:
+        """Whether processes die again and again that have not even begun."""
+        deaths = self._idle_deaths
+        return len(deaths) == deaths.maxlen and time.monotonic() - deaths[0] < _DEATHS_WITHIN_SECONDS
 
 
 def _end_worker(exit_code: int) -> None:
@@ -120,11 +141,3 @@ def _give_up_batches(processes: list[Any]) -> None:
     db = open_database(load_settings())
     ledger.give_back_lost(db, f"{worker_id()}/", None)
     db.close()
-
-
-def _give_back(db: Database, pid: int, exit_code: int | None) -> int:
-    """Give back what a dead process held; returns how many batches that was."""
-    reason = FailureReason.TIMEOUT if exit_code == ALARM_EXIT_CODE else FailureReason.WORKER_LOST
-    given_back = ledger.give_back_lost(db, f"{worker_id()}/{pid}", reason)
-    log.warning("process_died", pid=pid, exit_code=exit_code, batches=given_back)
-    return given_back

@@ -22,6 +22,7 @@ from results.session import Database
 from worker.classify import classify
 from worker.heartbeat import Heartbeat
 from worker.reconciler import Reconciler, worker_id
+from worker.reconnect import Reconnector
 
 if TYPE_CHECKING:
     from models.classifier import Classifier
@@ -33,6 +34,7 @@ if settings.broker_url is None:
     raise SetupError("TAGMILL_BROKER_URL is not set. Start workers with 'tagmill worker', or let 'tagmill run' do it.")
 app = make_app(settings.broker_url.get_secret_value())
 app.steps["worker"].add(Reconciler)
+app.steps["consumer"].add(Reconnector)
 
 # A batch that met a fault waits this long before it is sent again.
 _FAULT_DELAY_SECONDS = 5.0
