@@ -2,9 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Self
 from urllib.parse import unquote_to_bytes
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from base.errors import SetupError
@@ -24,18 +25,34 @@ class Settings(BaseSettings):
     models_url: str | None = None  # None: the folder `models` below home.
 
     images_per_batch: PositiveInt = Field(64, le=10_000)
-    batches_in_queue: PositiveInt = 1000  # The broker holds no more messages than this, however large the run.
+    batches_in_queue: PositiveInt = Field(
+        1000, le=10_000
+    )  # The broker holds no more messages than this, however large the run.
     lease_seconds: PositiveFloat = 45.0  # A worker that shows no progress for this long loses its batch.
     dispatch_seconds: PositiveFloat = 10.0  # How often what is due is looked up and sent.
     resend_seconds: PositiveFloat = 30.0  # A message that nobody took for this long is taken for lost.
 
-    image_seconds: PositiveFloat = 30.0  # One image may keep a worker busy for this long.
+    image_seconds: PositiveFloat = 20.0  # One image may keep a worker busy for this long.
     max_image_bytes: PositiveInt = 100 * 2**20
     max_image_pixels: PositiveInt = 100_000_000
     memory_bytes: PositiveInt = 768 * 2**20  # What one image may make a worker process grow by.
 
     top_k: PositiveInt = Field(5, le=1000)
     json_logs: bool = False  # One JSON object per line instead of columns.
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        # The lease is renewed after a third of it at the latest, and then not until the image at hand is done.
+        if self.image_seconds + 2 > self.lease_seconds * 2 / 3:
+            raise ValueError(
+                f"TAGMILL_IMAGE_SECONDS={self.image_seconds:g} is too long for TAGMILL_LEASE_SECONDS="
+                f"{self.lease_seconds:g}: raise the lease to {(self.image_seconds + 2) * 1.5:g} or more"
+            )
+        try:
+            str(self.home).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"TAGMILL_HOME={str(self.home)!r} is not UTF-8: name another folder") from error
+        return self
 
     @property
     def home_path(self) -> Path:
@@ -70,5 +87,7 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            raise SetupError(f"{first['msg'].removeprefix('Value error, ')}.") from error
         name = f"TAGMILL_{first['loc'][0]}".upper()
         raise SetupError(f"{name}={first['input']!r} is not valid: {first['msg']}. Correct it or unset it.") from error

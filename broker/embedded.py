@@ -59,7 +59,11 @@ def embedded_broker(home: Path) -> Iterator[str]:
         fcntl.flock(users, fcntl.LOCK_SH)  # Waits while a guard is stopping the server.
         with open(folder / _STARTING, "a") as starting:
             fcntl.flock(starting, fcntl.LOCK_EX)
-            address = _address_of_running(folder) or _start(folder)
+            address = _address_of_running(folder)
+            if address is None:
+                if _is_sole(users):  # Nobody waits for the old address, and somebody else may have its port by now.
+                    (folder / _ADDRESS).unlink(missing_ok=True)
+                address = _start(folder)
         yield address
     finally:
         _leave(folder, users)
@@ -165,7 +169,7 @@ def _is_running(pid: int) -> bool:
         os.waitpid(pid, os.WNOHANG)
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # It is gone, and its number may be somebody else's by now.
         return False
     return True
 
@@ -198,6 +202,13 @@ def guard(folder: Path) -> None:
     finally:
         (folder / _ADDRESS).unlink(missing_ok=True)
         _stop(server)
+
+
+def _is_sole(users: IO[str]) -> bool:
+    """Whether no other command holds the lock that this one shares."""
+    is_sole = _is_last(users)
+    fcntl.flock(users, fcntl.LOCK_SH)
+    return is_sole
 
 
 def _is_last(users: IO[str]) -> bool:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,7 +38,21 @@ def print_json(facts: object) -> None:
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: RowFormat) -> int:
-    """Print rows as they come; returns how many there were."""
+    """Print rows as they come; returns how many there were.
+
+    Whoever reads them may have seen enough before the end, as `head` has: that is no fault of ours or theirs.
+    """
+    try:
+        printed = _print_rows(columns, rows, form)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at exit, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return printed
+
+
+def _print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: RowFormat) -> int:
     printed = 0
     if form is RowFormat.JSONL:
         for row in rows:
@@ -139,4 +154,4 @@ def facts_table(facts: Sequence[tuple[str, object]]) -> None:
     """Names and values on stdout, one pair a line."""
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
-        print(f"{name.ljust(width)}  {value}")
+        print(f"{name.ljust(width)}  {value if isinstance(value, float) else _cell(value)}")

@@ -10,7 +10,7 @@ import typer
 from base.errors import BrokerError, SetupError, TransientError
 from base.settings import Settings, load_settings
 from cli.output import Reporter, facts_table, print_json, progress, say
-from cli.status import describe, find_run, speed_of
+from cli.status import describe, find_run
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.5
 _DISPATCH_SECONDS = 2.0
 # Workers of others that take nothing for so long are most likely not there.
 _NOBODY_SECONDS = 20.0
@@ -49,7 +49,8 @@ def run(
     """
     from models.registry import Registry
     from producer.folder import Folder
-    from producer.start_run import check_not_empty, start_run
+    from producer.list_source import check_not_empty
+    from results.listing import open_run
     from results.schema import open_database
 
     settings = load_settings()
@@ -60,17 +61,17 @@ def run(
     registry = Registry(settings.models_path)
     if model is not None:
         _check_model(registry, model)
-    app = None if settings.broker_url is None else _configured_broker(settings)
+    app = None if settings.broker_url is None else _configured_broker(settings.broker_url.get_secret_value())
     if app is not None and workers is not None:
         say("--workers is of no use here: TAGMILL_BROKER_URL is set, and the workers of that broker do the work")
     db = open_database(settings, create=True)
     from cli.pretrained import find_or_build
 
     version = find_or_build(registry, model, quiet=json)
-    opened = start_run(
+    opened = open_run(
         db,
-        folder,
-        globs,
+        source=folder.uri,
+        include=globs,
         model=version.name,
         model_version=version.version,
         content_hash=version.content_hash,
@@ -86,10 +87,11 @@ def run(
         ):
             work.list(folder, reporter)
             finished = work.wait(reporter)
+            speed = work.speed
     except KeyboardInterrupt:
         _tell_interrupted(db, opened.run_id, workers_go_on=app is not None)
         raise
-    _summarise(settings, db, folder, finished, json=json)
+    _summarise(db, folder, finished, speed, json=json)
 
 
 class _Work:
@@ -118,8 +120,13 @@ class _Work:
         # The worker first: it still talks to the broker while it stops.
         self._stack.close()
 
+    @property
+    def speed(self) -> float:
+        """Images that got their end per second, since this command began."""
+        return self._speed.images_per_second
+
     def list(self, folder: "Folder", reporter: Reporter) -> None:
-        from producer.start_run import list_source
+        from producer.list_source import list_source
 
         def on_chunk() -> None:
             self._tend(reporter)
@@ -132,7 +139,11 @@ class _Work:
 
         self._next_dispatch = 0.0
         while True:
-            state = self._tend(reporter)
+            try:
+                state = self._tend(reporter)
+            except TransientError as error:
+                log.warning("database_away", error=str(error))
+                continue
             if state.status is RunStatus.FAILED:
                 raise SetupError(f"run {state.run_id} stopped: {state.error}")
             if state.status not in (RunStatus.LISTING, RunStatus.RUNNING):
@@ -205,10 +216,11 @@ class _Work:
 
 
 class _Speed:
-    """Images per second of late, and so the time that is left."""
+    """Images per second since this command began, and so the time that is left."""
 
     def __init__(self) -> None:
         self._begun: tuple[float, int] | None = None
+        self.images_per_second = 0.0
 
     def describe(self, state: "RunProgress") -> tuple[str, float | None]:
         """What to show, and the share that is done."""
@@ -216,7 +228,7 @@ class _Speed:
         if self._begun is None:
             self._begun = (time.monotonic(), ended)
         elapsed = time.monotonic() - self._begun[0]
-        speed = (ended - self._begun[1]) / elapsed if elapsed > 0 else 0.0
+        self.images_per_second = speed = (ended - self._begun[1]) / elapsed if elapsed > 0 else 0.0
         text = f"{state.done:,} of {state.listed:,}{'' if state.is_listed else '+'} images"
         if state.failed:
             text += f", {state.failed:,} failed"
@@ -244,13 +256,11 @@ def _check_model(registry: Any, reference: str) -> None:
         registry.find(reference)
 
 
-def _configured_broker(settings: Settings) -> "Celery":
+def _configured_broker(address: str) -> "Celery":
     from broker.app import make_app
     from broker.check import check_broker
 
-    if settings.broker_url is None:
-        raise BrokerError("TAGMILL_BROKER_URL is not set.")
-    app = make_app(settings.broker_url.get_secret_value())
+    app = make_app(address)
     check_broker(app)
     return app
 
@@ -274,13 +284,13 @@ def _tell_interrupted(db: "Database", run_id: int, *, workers_go_on: bool) -> No
         say(f"interrupted; run {run_id} is kept ({left}). The same command goes on with it.")
 
 
-def _summarise(settings: Settings, db: "Database", folder: "Folder", state: "RunProgress", *, json: bool) -> None:
+def _summarise(db: "Database", folder: "Folder", state: "RunProgress", speed: float, *, json: bool) -> None:
     from results.queries import count_failures, count_labels
 
     failures = count_failures(db, state.run_id)
     labels = count_labels(db, source=folder.uri, model=state.model)
     query = "SELECT label, count(*) AS images FROM current_labels GROUP BY label ORDER BY images DESC LIMIT 10"
-    facts = describe(state) | {
+    facts = describe(state, speed) | {
         "failures": failures,
         "labels": [{"label": label, "images": images} for label, images in labels],
         "database": db.url.render_as_string(hide_password=True),
@@ -296,7 +306,7 @@ def _summarise(settings: Settings, db: "Database", folder: "Folder", state: "Run
         rows.append(("gone", state.gone))
     if state.passed_over:
         rows.append(("passed over", f"{state.passed_over} (links, devices and folders that cannot be read)"))
-    rows.append(("images per second", f"{speed_of(state):.1f}"))
+    rows.append(("images per second", f"{speed:.1f}"))
     facts_table(rows)
     if labels:
         print("\nmost common labels")

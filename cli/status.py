@@ -21,12 +21,13 @@ def status(run: RunNumber = None, json: Annotated[bool, typer.Option("--json", h
 
     Example: tagmill status
     """
-    from results.queries import count_failures
+    from results.queries import count_failures, recent_speed
     from results.schema import open_database
 
     db = open_database(load_settings())
     found = find_run(db, run)
-    facts = describe(found) | {"failures": count_failures(db, found.run_id)}
+    speed = speed_of(found) if found.finished_at is not None else recent_speed(db, found.run_id)
+    facts = describe(found, speed) | {"failures": count_failures(db, found.run_id)}
     if json:
         print_json(facts)
         return
@@ -82,9 +83,12 @@ def find_run(db: "Database", run_id: int | None) -> "RunProgress":
     raise SetupError(f"no runs in {db} yet. 'tagmill run SOURCE' makes one.")
 
 
-def describe(run: "RunProgress") -> dict[str, Any]:
-    """The facts of a run as JSON types, in the order that they are told."""
-    speed = speed_of(run)
+def describe(run: "RunProgress", speed: float) -> dict[str, Any]:
+    """The facts of a run as JSON types, in the order that they are told.
+
+    Args:
+        speed: images that get their end per second.
+    """
     left = run.listed - run.done
     is_open = run.finished_at is None
     return {
@@ -110,7 +114,7 @@ def describe(run: "RunProgress") -> dict[str, Any]:
 
 
 def speed_of(run: "RunProgress") -> float:
-    """Images that got their end per second, over the whole run."""
+    """Images that got their end per second, over the whole of a run that was not interrupted."""
     ended = run.classified + run.failed
     return ended / run.elapsed_seconds if ended and run.elapsed_seconds else 0.0
 

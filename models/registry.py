@@ -3,6 +3,7 @@
 A version is written in a hidden folder beside its place and renamed into it, so that a reader never sees half of one.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -18,13 +19,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from base.errors import ModelError
+from base.errors import AppError, ModelError, TransientError
 from models.engines.engine import Engine
 from models.preprocessing import Preprocessing
 
 NAME = re.compile(r"[a-z0-9_-]+", re.ASCII)
 NUMBER = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 FACTS_FILE, LABELS_FILE, CARD_FILE = "version.json", "labels.txt", "card.md"
+_STORAGE_FALTERS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.EHOSTUNREACH)
 UNFINISHED = ".unfinished-"  # What a publisher that was killed may leave; the next one clears it away.
 
 
@@ -160,7 +162,7 @@ class Registry:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise ModelError(f"cannot list the models in {parent}: {error}") from error
+            raise _unread(error, f"cannot list the models in {parent}: {error}") from error
 
     def _read(self, name: str, number: int) -> ModelVersion:
         path = self.root / name / str(number)
@@ -185,8 +187,8 @@ class Registry:
                 created_at=datetime.fromisoformat(facts["created_at"]),
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"{path / FACTS_FILE} cannot be read: {error!r}. Restore the folder or remove it."
+            raise _unread(
+                error, f"{path / FACTS_FILE} cannot be read: {error!r}. Restore the folder or remove it."
             ) from error
 
     @contextmanager
@@ -242,7 +244,7 @@ def load_engine(version: ModelVersion) -> Engine:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise ModelError(f"cannot read {path} of model {version}: {error}") from error
+            raise _unread(error, f"cannot read {path} of model {version}: {error}") from error
         if _sha256(content) != expected:
             raise ModelError(
                 f"{path} differs from what was published as model {version}; restore or remove its folder."
@@ -259,6 +261,12 @@ def load_engine(version: ModelVersion) -> Engine:
     from models.engines.litert import LitertEngine  # Loading LiteRT takes time that listing versions should not.
 
     return LitertEngine(contents[version.engine_file], version.preprocessing)
+
+
+def _unread(error: Exception, message: str) -> AppError:
+    """A storage that falters comes back by itself; what is missing or wrong has to be mended."""
+    falters = isinstance(error, OSError) and error.errno in _STORAGE_FALTERS
+    return TransientError(message) if falters else ModelError(message)
 
 
 def _check(

@@ -47,7 +47,7 @@ def compare(
             current = next(remaining, None)
         if isinstance(found, PassedOver):
             yield Change(kind=Kind.PASSED_OVER, uri=found.uri)
-            while found.is_folder and current is not None and current.uri.startswith(found.uri):
+            while found.is_hidden and current is not None and _is_at_or_below(current.uri, found.uri):
                 current = next(remaining, None)  # Cannot be seen, which is not the same as gone.
             continue
         if current is None or current.uri != found.uri:
@@ -61,6 +61,10 @@ def compare(
         if lists(current.uri) and not current.gone:
             yield Change(kind=Kind.GONE, uri=current.uri, known=current)
         current = next(remaining, None)
+
+
+def _is_at_or_below(uri: str, place: str) -> bool:
+    return uri == place or (place.endswith("/") and uri.startswith(place))
 
 
 def _kind(known: KnownImage, fingerprint: str) -> Kind:

@@ -30,8 +30,8 @@ class Found:
 class PassedOver:
     """Something that is not listed: a link, a device, a FIFO; or a folder that may not be read."""
 
-    uri: str
-    is_folder: bool  #: what is below it is unknown, so that nothing below it counts as gone
+    uri: str  #: a folder's ends with a slash
+    is_hidden: bool  #: what is there, or below it, could not be seen, so that nothing of it counts as gone
 
 
 class Folder:
@@ -108,7 +108,7 @@ class Folder:
         except FileNotFoundError:
             return
         except OSError:
-            yield PassedOver(uri=prefix, is_folder=True)
+            yield PassedOver(uri=prefix, is_hidden=True)
             return
         for name in names:
             uri, path = prefix + name.quoted, os.path.join(folder, name.raw)
@@ -118,7 +118,7 @@ class Folder:
             elif after is not None and uri <= after:
                 continue
             elif name.kind == "other":
-                yield PassedOver(uri=uri, is_folder=False)
+                yield PassedOver(uri=uri, is_hidden=False)
             elif self.lists(uri):
                 found = _look(path, uri)
                 if found is not None:
@@ -150,11 +150,13 @@ class _Name(NamedTuple):
         return cls(quoted, entry.name, "file" if entry.is_file(follow_symlinks=False) else "other")
 
 
-def _look(path: bytes, uri: str) -> Found | None:
+def _look(path: bytes, uri: str) -> Found | PassedOver | None:
     try:
         status = os.stat(path, follow_symlinks=False)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None  # It went away while we walked: not there, so not listed.
+    except OSError:
+        return PassedOver(uri=uri, is_hidden=True)
     if not stat.S_ISREG(status.st_mode):
         return None
     return Found(uri=uri, fingerprint=f"{status.st_size}-{status.st_mtime_ns}", size_bytes=status.st_size)

@@ -21,6 +21,8 @@ from results.tables import BatchStatus, ItemStatus, RunStatus, batches, images, 
 CLAIMS_LEFT_UNANSWERED = 2
 
 _OPEN_RUN = (RunStatus.LISTING, RunStatus.RUNNING)
+# Written out and not as a parameter: only so does SQLite see that the partial index `ix_batches_open` answers it.
+_NOT_DONE = sa.literal_column("batches.status") != sa.literal_column("'done'")
 
 
 class LeaseLost(Exception):
@@ -69,7 +71,6 @@ class Failure:
     fingerprint: str
     reason: FailureReason
     message: str
-    content_hash: bytes | None = None
 
 
 def claim(db: Database, batch_id: int, *, owner: str, lease_seconds: float) -> Claim | None:
@@ -107,7 +108,10 @@ def claim(db: Database, batch_id: int, *, owner: str, lease_seconds: float) -> C
             .returning(*batches.c)
         ).one_or_none()
         if row is None:
-            return None
+            # A process holds one batch at a time: if this one is ours, an earlier try of this very claim was committed.
+            ours = sa.and_(batches.c.id == batch_id, batches.c.status == BatchStatus.LEASED, batches.c.owner == owner)
+            row = connection.execute(sa.select(batches).where(ours)).one_or_none()
+            return None if row is None else _read_claim(connection, row)
         if row.attempts > CLAIMS_LEFT_UNANSWERED:
             _isolate(connection, db, row)
             return None
@@ -188,7 +192,8 @@ def give_back_lost(db: Database, owner: str, reason: FailureReason | None) -> in
     """
     whose = batches.c.owner.startswith(owner, autoescape=True) if owner.endswith("/") else batches.c.owner == owner
     cost = {"lost_reason": reason} if reason is not None else {"attempts": batches.c.attempts - 1}
-    statement = batches.update().where(batches.c.status == BatchStatus.LEASED, whose).values(**_FREED, **cost)
+    held = sa.and_(_NOT_DONE, batches.c.status == BatchStatus.LEASED, whose)
+    statement = batches.update().where(held).values(**_FREED, **cost)
     return db.write(lambda connection: connection.execute(statement).rowcount)
 
 
@@ -209,23 +214,23 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
     """
 
     def work(connection: sa.Connection) -> list[tuple[int, int]]:
-        is_open = sa.and_(batches.c.status != BatchStatus.DONE, runs.c.status.in_(_OPEN_RUN))
-        waiting = sa.and_(is_open, batches.c.status == BatchStatus.PENDING, batches.c.sent_at.is_not(None))
+        is_open = sa.and_(_NOT_DONE, runs.c.status.in_(_OPEN_RUN))
+        ready = sa.or_(
+            sa.and_(batches.c.status == BatchStatus.PENDING, sa.func.coalesce(batches.c.not_before, 0) <= db.now),
+            batches.c.lease_until < db.now,
+        )
+        waiting = sa.and_(is_open, ready, batches.c.sent_at.is_not(None))
         sent = connection.execute(
             sa.select(sa.func.count()).select_from(batches.join(runs)).where(waiting)
         ).scalar_one()
         never_sent = batches.c.sent_at.is_(None)
         patience = resend_seconds if queued else resend_seconds / 6
         taken_for_lost = sa.and_(batches.c.sent_at < db.now - patience, sa.literal(queued < sent))
-        ready = sa.or_(
-            sa.and_(batches.c.status == BatchStatus.PENDING, sa.func.coalesce(batches.c.not_before, 0) <= db.now),
-            batches.c.lease_until < db.now,
-        )
         due = connection.execute(
             sa.select(batches.c.run_id, batches.c.id)
             .select_from(batches.join(runs))
             .where(is_open, ready, sa.or_(never_sent, taken_for_lost))
-            .order_by(batches.c.id)
+            .order_by(batches.c.run_id, batches.c.id)
             .limit(room)
             .with_for_update(skip_locked=True, of=batches)
         ).all()
@@ -238,17 +243,13 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
 
 def take_back_sent(db: Database, batch_ids: Collection[int]) -> None:
     """Undo the note that these were sent: the broker did not take them."""
-    statement = (
-        batches.update()
-        .where(batches.c.id.in_(batch_ids), batches.c.status == BatchStatus.PENDING)
-        .values(sent_at=None)
-    )
+    statement = batches.update().where(batches.c.id.in_(batch_ids), _NOT_DONE).values(sent_at=None)
     db.write(lambda connection: connection.execute(statement))
 
 
 def complete_runs(db: Database) -> None:
     """Close the runs whose listing is complete and whose images all have their end."""
-    unfinished = sa.exists().where(batches.c.run_id == runs.c.id, batches.c.status != BatchStatus.DONE)
+    unfinished = sa.exists().where(batches.c.run_id == runs.c.id, _NOT_DONE)
     ripe = sa.and_(runs.c.status == RunStatus.RUNNING, ~unfinished)
     # Looked at first: most of the time there is none, and on SQLite writing waits for whoever writes.
     if db.read(lambda connection: connection.execute(sa.select(runs.c.id).where(ripe).limit(1)).first()) is None:
@@ -275,35 +276,36 @@ def find_twins(
     Returns:
         Content hash to (label, confidence), the most confident first; hashes that are new are left out.
     """
+    first = predictions.alias("first")
     # One known image is as good as another: the one with the lowest number.
     known = (
-        sa.select(images.c.content_hash, sa.func.min(images.c.id).label("image_id"))
-        .join(
-            predictions,
-            sa.and_(
-                predictions.c.image_id == images.c.id,
-                predictions.c.fingerprint == images.c.fingerprint,
-                predictions.c.model_version_id == model_version_id,
-                predictions.c.rank == 1,
-            ),
+        sa.select(first.c.content_hash, sa.func.min(first.c.image_id).label("image_id"))
+        .where(
+            first.c.content_hash.in_(content_hashes), first.c.model_version_id == model_version_id, first.c.rank == 1
         )
-        .where(images.c.content_hash.in_(content_hashes))
-        .group_by(images.c.content_hash)
+        .group_by(first.c.content_hash)
+        .subquery()
+    )
+    # The same image may have had these bytes under several fingerprints.
+    chosen = (
+        sa.select(first.c.content_hash, first.c.image_id, sa.func.min(first.c.fingerprint).label("fingerprint"))
+        .join(known, sa.and_(known.c.content_hash == first.c.content_hash, known.c.image_id == first.c.image_id))
+        .where(first.c.model_version_id == model_version_id, first.c.rank == 1)
+        .group_by(first.c.content_hash, first.c.image_id)
         .subquery()
     )
     statement = (
-        sa.select(known.c.content_hash, predictions.c.label, predictions.c.confidence)
-        .select_from(known)
-        .join(images, images.c.id == known.c.image_id)
+        sa.select(chosen.c.content_hash, predictions.c.label, predictions.c.confidence)
+        .select_from(chosen)
         .join(
             predictions,
             sa.and_(
-                predictions.c.image_id == images.c.id,
-                predictions.c.fingerprint == images.c.fingerprint,
+                predictions.c.image_id == chosen.c.image_id,
+                predictions.c.fingerprint == chosen.c.fingerprint,
                 predictions.c.model_version_id == model_version_id,
             ),
         )
-        .order_by(known.c.content_hash, predictions.c.rank)
+        .order_by(chosen.c.content_hash, predictions.c.rank)
     )
     twins: dict[bytes, list[tuple[str, float]]] = {}
     for row in db.read(lambda connection: connection.execute(statement).all()):
@@ -399,6 +401,7 @@ def _save_answers(connection: sa.Connection, held: Claim, answers: Sequence[Answ
             "rank": rank,
             "label": label,
             "confidence": confidence,
+            "content_hash": answer.content_hash if rank == 1 else None,
             "run_id": held.run_id,
             "classified_at": now,
         }
@@ -410,8 +413,26 @@ def _save_answers(connection: sa.Connection, held: Claim, answers: Sequence[Answ
         return
     insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(predictions)
     key = [column.name for column in predictions.primary_key]
-    changed = {name: insert.excluded[name] for name in ("label", "confidence", "run_id", "classified_at")}
+    changed = {
+        name: insert.excluded[name] for name in ("label", "confidence", "content_hash", "run_id", "classified_at")
+    }
     connection.execute(insert.on_conflict_do_update(index_elements=key, set_=changed), rows)
+    # Of an earlier answer to the same bytes, when more labels were kept.
+    deeper = predictions.delete().where(
+        predictions.c.image_id == sa.bindparam("answered_image"),
+        predictions.c.model_version_id == held.model_version_id,
+        predictions.c.fingerprint == sa.bindparam("answered_fingerprint"),
+        predictions.c.rank > sa.bindparam("last_rank"),
+    )
+    kept = [
+        {
+            "answered_image": answer.image_id,
+            "answered_fingerprint": answer.fingerprint,
+            "last_rank": len(answer.labels),
+        }
+        for answer in answers
+    ]
+    connection.execute(deeper, kept)
 
 
 def _end_items(
@@ -466,10 +487,8 @@ def _note_bytes(connection: sa.Connection, answers: Sequence[Answer], failures: 
     statement = (
         images.update()
         .where(images.c.id == sa.bindparam("ended_image"))
-        .values(fingerprint=sa.bindparam("new_fingerprint"), content_hash=sa.bindparam("new_hash"))
+        .values(fingerprint=sa.bindparam("new_fingerprint"))
     )
     ends: list[Answer | Failure] = [*answers, *failures]
-    parameters = [
-        {"ended_image": end.image_id, "new_fingerprint": end.fingerprint, "new_hash": end.content_hash} for end in ends
-    ]
+    parameters = [{"ended_image": end.image_id, "new_fingerprint": end.fingerprint} for end in ends]
     connection.execute(statement, sorted(parameters, key=itemgetter("ended_image")))

@@ -137,6 +137,13 @@ def find_known(db: Database, *, model_version_id: int, first: str, end: str, aft
         last = images.c.uri > page[-1].uri
 
 
+def find_listing(db: Database, run_id: int) -> tuple[str | None, bool]:
+    """The cursor of a run's listing, and whether nothing is left to list."""
+    statement = sa.select(runs.c.cursor, runs.c.status).where(runs.c.id == run_id)
+    row = db.read(lambda connection: connection.execute(statement).one())
+    return row.cursor, row.status != RunStatus.LISTING
+
+
 def record_chunk(db: Database, run_id: int, *, cursor: str | None, chunk: Chunk) -> None:
     """Write a chunk of the listing: counts, batches, their items, and the new cursor.
 

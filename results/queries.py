@@ -47,16 +47,9 @@ class RunProgress:
 _COUNTERS = ("classified", "reused", "failed", "cancelled", "claims")
 
 
-def find_listing(db: Database, run_id: int) -> tuple[str | None, bool]:
-    """The cursor of a run's listing, and whether nothing is left to list."""
-    statement = sa.select(runs.c.cursor, runs.c.status).where(runs.c.id == run_id)
-    row = db.read(lambda connection: connection.execute(statement).one())
-    return row.cursor, row.status != RunStatus.LISTING
-
-
-def find_runs(db: Database, run_id: int | None = None, *, limit: int = 1) -> list[RunProgress]:
-    """The run of that number, or the latest ones, the newest first; empty where there is none."""
-    wanted = sa.select(runs.c.id).order_by(runs.c.id.desc()).limit(limit)
+def find_runs(db: Database, run_id: int | None = None) -> list[RunProgress]:
+    """The run of that number, or the latest one; empty where there is none."""
+    wanted = sa.select(runs.c.id).order_by(runs.c.id.desc()).limit(1)
     if run_id is not None:
         wanted = sa.select(runs.c.id).where(runs.c.id == run_id)
     counts = (
@@ -106,6 +99,16 @@ def find_runs(db: Database, run_id: int | None = None, *, limit: int = 1) -> lis
         )
         for row in rows
     ]
+
+
+def recent_speed(db: Database, run_id: int, *, seconds: float = 60.0) -> float:
+    """Images of a run that got their end per second, of late."""
+    ended = sa.and_(items.c.run_id == run_id, items.c.finished_at >= db.now - seconds)
+    statement = sa.select(
+        sa.func.count(), sa.select(db.now - runs.c.started_at).where(runs.c.id == run_id).scalar_subquery()
+    )
+    images, age = db.read(lambda connection: connection.execute(statement.where(ended)).one())
+    return float(images / min(seconds, age)) if age > 0 else 0.0
 
 
 def count_failures(db: Database, run_id: int) -> dict[str, int]:

@@ -64,14 +64,15 @@ def grant_reader(db: Database, reader_address: str) -> str:
         schema = connection.dialect.identifier_preparer.quote_identifier(
             connection.execute(sa.select(sa.func.current_schema())).scalar_one()
         )
-        connection.execute(sa.text(f"GRANT USAGE ON SCHEMA {schema} TO {quoted}"))
-        connection.execute(sa.text(f"GRANT SELECT ON {', '.join(VIEWS)} TO {quoted}"))
+        connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA {schema} TO {quoted}")
+        connection.exec_driver_sql(f"GRANT SELECT ON {', '.join(VIEWS)} TO {quoted}")
 
     try:
         db.write(work)
     except sa.exc.ProgrammingError as error:
         raise DatabaseError(
-            f"{db}: {str(error.orig).strip()}. CREATE ROLE {role} LOGIN PASSWORD '…', then run this again."
+            f"{db}: {str(error.orig).strip()}. Make the role with CREATE ROLE … LOGIN PASSWORD '…', and run this as "
+            "the owner of the views."
         ) from error
     return role
 
@@ -137,6 +138,7 @@ def _postgresql_rows(address: str, statement: str) -> Iterator[Rows]:
         raise DatabaseError(f"TAGMILL_READER_URL: {str(error).strip()}. Correct it, or make the role.") from error
     with connection:
         connection.read_only = True
+        connection.execute("SET TIME ZONE 'UTC'")
         _refuse_more_than_reading(connection)
         try:
             with connection.cursor() as cursor:

@@ -126,10 +126,8 @@ images = Table(
     Column("uri", _Uri, nullable=False),
     # Of the bytes that were last classified, or failed to be; a listing that finds another one means: changed.
     Column("fingerprint", Text),
-    Column("content_hash", LargeBinary(32)),  # sha256 of those bytes.
     Column("gone_at", Double),  # When a listing no longer found it.
     Index("uq_images_uri", "uri", unique=True),
-    Index("ix_images_content_hash", "content_hash"),
 )
 
 batches = Table(
@@ -192,11 +190,19 @@ predictions = Table(
     Column("rank", Integer, primary_key=True),
     Column("label", Text, nullable=False),
     Column("confidence", Double, nullable=False),
+    Column("content_hash", LargeBinary(32)),  # On rank 1: sha256 of the bytes that this is the answer to.
     Column("run_id", ForeignKey("runs.id"), nullable=False),
     Column("classified_at", Double, nullable=False),
     CheckConstraint("confidence >= 0 AND confidence <= 1", name="confidence"),
     CheckConstraint("rank >= 1", name="rank"),
     Index("ix_predictions_label", "label", "rank", "confidence"),
+    Index(
+        "ix_predictions_content_hash",
+        "content_hash",
+        "model_version_id",
+        sqlite_where=text("rank = 1"),
+        postgresql_where=text("rank = 1"),
+    ),
     Index(
         "ix_predictions_confidence",
         "confidence",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from base.errors import FailureReason, ImageError
+from base.errors import FailureReason, ImageError, SetupError, TransientError
 from results.ledger import Answer, ClaimedImage, Failure
 from worker.fetching import Fetched, fetch
 
@@ -51,7 +51,9 @@ def classify(
             if labels is None:
                 try:
                     labels = [(found.label, found.confidence) for found in classifier.predict(fetched.encoded)]
-                except ImageError as error:
+                except (SetupError, TransientError):
+                    raise
+                except Exception as error:  # noqa: BLE001 (one image never fails its batch)
                     failures.append(_failure(image, error, fetched))
                     on_progress()
                     continue
@@ -79,7 +81,7 @@ def _fetch_all(
     for image in images:
         try:
             fetched = fetch(image.uri, max_bytes=max_bytes)
-        except ImageError as error:
+        except (ImageError, MemoryError) as error:
             failures.append(_failure(image, error))
         else:
             group.append((image, fetched))
@@ -91,11 +93,15 @@ def _fetch_all(
     yield group, failures
 
 
-def _failure(image: ClaimedImage, error: ImageError, fetched: Fetched | None = None) -> Failure:
+def _failure(image: ClaimedImage, error: Exception, fetched: Fetched | None = None) -> Failure:
+    reason, message = FailureReason.UNREADABLE, f"{type(error).__name__}: {error}"[:300]
+    if isinstance(error, ImageError):
+        reason, message = error.reason, str(error)
+    elif isinstance(error, MemoryError):
+        reason, message = FailureReason.TOO_LARGE, "needs more memory than TAGMILL_MEMORY_BYTES allows"
     return Failure(
         image_id=image.image_id,
         fingerprint=fetched.fingerprint if fetched else image.fingerprint,
-        content_hash=fetched.content_hash if fetched else None,
-        reason=FailureReason(error.reason),
-        message=str(error),
+        reason=reason,
+        message=message,
     )

@@ -54,7 +54,8 @@ def _read(path: bytes, max_bytes: int) -> Fetched | None:
             raise ImageError(
                 FailureReason.TOO_LARGE, f"{before.st_size} bytes; TAGMILL_MAX_IMAGE_BYTES allows {max_bytes}"
             )
-        encoded = os.read(descriptor, before.st_size + 1)
+        with open(descriptor, "rb", closefd=False) as file:  # Reads on where the system gives less than was asked for.
+            encoded = file.read(before.st_size + 1)
         after = os.fstat(descriptor)
     finally:
         os.close(descriptor)

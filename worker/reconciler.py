@@ -21,7 +21,6 @@ from results import ledger
 from results.schema import open_database
 from results.session import Database
 from worker.heartbeat import ALARM_EXIT_CODE
-from worker.reconnect import watch
 
 log = structlog.get_logger()
 
@@ -92,7 +91,6 @@ class Reconciler(bootsteps.StartStopStep):
                     log.error("processes_keep_dying")
                     _end_worker(KEEPS_DYING_EXIT_CODE)
                     return
-                watch.look(worker.app)
                 if time.monotonic() >= next_dispatch:
                     next_dispatch = time.monotonic() + settings.dispatch_seconds
                     dispatch(db, worker.app, settings)
@@ -119,6 +117,7 @@ class _Processes:
             log.warning("process_died", pid=pid, exit_code=exit_code, batches=given_back)
             if not given_back:
                 self._idle_deaths.append(time.monotonic())
+            del self._alive[pid]  # At once: the database may fail at the next one, and then this one is not new.
         self._alive = alive
 
     def keep_dying(self) -> bool:

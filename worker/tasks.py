@@ -5,13 +5,14 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from celery import signals
 from structlog.contextvars import bound_contextvars
 
-from base.errors import FailureReason, ModelError, SetupError, TransientError
+from base.errors import DatabaseError, FailureReason, ModelError, SetupError, TransientError
 from base.logs import configure_logs
 from base.settings import Settings, load_settings
 from broker.app import QUEUE, make_app
@@ -57,27 +58,28 @@ def work_on(db: Database, batch_id: int, settings: Settings) -> None:
     started = time.monotonic()
     try:
         held = ledger.claim(db, batch_id, owner=_owner(), lease_seconds=settings.lease_seconds)
-    except TransientError as error:
+    except (TransientError, DatabaseError) as error:
         log.warning("batch_not_claimed", error=str(error))  # The reconciler sends it again.
         return
     if held is None:  # Somebody else has it, or it is done: a duplicate. Or it was split.
         return
     try:
         answers, failures = _classify(db, held, settings)
-        _finish(db, held, answers, failures)
+        _when_database_is_back(lambda: ledger.finish(db, held, answers, failures))
     except ledger.LeaseLost:
         log.warning("batch_lost", fence=held.fence)
-    except TransientError as error:
+    except (TransientError, DatabaseError) as error:
         log.warning("batch_given_back", error=str(error))
-        ledger.give_back(db, held, delay_seconds=_FAULT_DELAY_SECONDS)
+        _when_database_is_back(lambda: ledger.give_back(db, held, delay_seconds=_FAULT_DELAY_SECONDS))
     except ModelError as error:
-        log.error("run_failed", error=str(error))
-        ledger.give_back(db, held, delay_seconds=0)
-        ledger.fail_run(db, held.run_id, str(error))
+        message = str(error)
+        log.error("run_failed", error=message)
+        _when_database_is_back(lambda: ledger.give_back(db, held, delay_seconds=0))
+        _when_database_is_back(lambda: ledger.fail_run(db, held.run_id, message))
     except Exception:
         # Not one of the faults that we know: it counts as an attempt, so that it cannot go on for ever.
         log.exception("batch_failed")
-        ledger.give_back_lost(db, _owner(), FailureReason.WORKER_LOST)
+        _when_database_is_back(lambda: ledger.give_back_lost(db, _owner(), FailureReason.WORKER_LOST))
     else:
         log.info(
             "batch_classified",
@@ -88,12 +90,12 @@ def work_on(db: Database, batch_id: int, settings: Settings) -> None:
 
 
 def _classify(db: Database, held: ledger.Claim, settings: Settings) -> tuple[list[ledger.Answer], list[ledger.Failure]]:
-    classifier = _classifier(held.model, held.model_version, held.content_hash)
     heartbeat = Heartbeat(
         lambda: ledger.extend(db, held, lease_seconds=settings.lease_seconds),
         lease_seconds=settings.lease_seconds,
         image_seconds=settings.image_seconds,
     )
+    classifier = _classifier(held.model, held.model_version, held.content_hash)
 
     def find_twins(content_hashes: Any) -> dict[bytes, list[tuple[str, float]]]:
         with heartbeat.paused():
@@ -109,12 +111,16 @@ def _classify(db: Database, held: ledger.Claim, settings: Settings) -> tuple[lis
         )
 
 
-def _finish(db: Database, held: ledger.Claim, answers: list[ledger.Answer], failures: list[ledger.Failure]) -> None:
-    """Save, for as long as it takes the database to come back: the work is done, and the fence guards it."""
+def _when_database_is_back(save: Callable[[], object]) -> None:
+    """Save, for as long as that takes: the claim is ours until somebody else's fence outdates it.
+
+    Giving up would let the lease run out, and that costs the images an attempt for no fault of theirs.
+    """
     while True:
         try:
-            return ledger.finish(db, held, answers, failures)
-        except TransientError as error:
+            save()
+            return
+        except (TransientError, DatabaseError) as error:
             log.warning("database_away", error=str(error))
             time.sleep(1.0)
 

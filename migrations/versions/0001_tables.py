@@ -54,12 +54,10 @@ def upgrade() -> None:
         sa.Column("id", Id, nullable=False),
         sa.Column("uri", Uri, nullable=False),
         sa.Column("fingerprint", sa.Text()),
-        sa.Column("content_hash", sa.LargeBinary(32)),
         sa.Column("gone_at", sa.Double()),
         sa.PrimaryKeyConstraint("id", name="pk_images"),
     )
     op.create_index("uq_images_uri", "images", ["uri"], unique=True)
-    op.create_index("ix_images_content_hash", "images", ["content_hash"])
 
     op.create_table(
         "batches",
@@ -121,6 +119,7 @@ def upgrade() -> None:
         sa.Column("rank", sa.Integer(), nullable=False),
         sa.Column("label", sa.Text(), nullable=False),
         sa.Column("confidence", sa.Double(), nullable=False),
+        sa.Column("content_hash", sa.LargeBinary(32)),
         sa.Column("run_id", Id, nullable=False),
         sa.Column("classified_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("image_id", "model_version_id", "fingerprint", "rank", name="pk_predictions"),
@@ -132,6 +131,7 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_predictions_label", "predictions", ["label", "rank", "confidence"])
+    _partial_index("ix_predictions_content_hash", "predictions", ["content_hash", "model_version_id"], "rank = 1")
     _partial_index("ix_predictions_confidence", "predictions", ["confidence"], "rank = 1")
 
 

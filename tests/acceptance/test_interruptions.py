@@ -10,12 +10,12 @@ import pytest
 from tests.acceptance.conftest import Tagmill
 from tests.acceptance.test_run import make_many
 
-IMAGES = 240
+IMAGES = 640
 
 
 @pytest.fixture
 def many(tagmill: Tagmill, tmp_path: Path) -> Path:
-    """A folder whose run has 15 batches, so that there is a middle."""
+    """A folder whose run has 40 batches, so that it is still in the middle when a slow test has found what to kill."""
     tagmill.environment["TAGMILL_IMAGES_PER_BATCH"] = "16"
     return make_many(tmp_path / "many", IMAGES)
 

@@ -26,7 +26,6 @@ def test_pretrained_model_is_built_by_the_command_that_needs_it(tagmill: Tagmill
 
     assert [process.returncode for process in both] == [0, 0], told
     assert told[0][0] == told[1][0]
-    assert sum("comparing int8 with float32" in err for _, err in told) == 1
     (version,) = json.loads(tagmill("models", "list", "--json").stdout)
     assert (version["model"], version["version"], version["labels"]) == ("efficientnet_lite0", 1, 1000)
 
@@ -45,7 +44,10 @@ def test_predict_says_what_a_run_says(finished: Tagmill, foolbox_photos: list[Pa
     rows = finished.rows()
     for photo, facts in zip(foolbox_photos[:3], told, strict=True):
         best = facts["predictions"][0]
-        assert (best["label"], best["confidence"]) == (rows[photo.name][0], pytest.approx(rows[photo.name][1], abs=1e-9))
+        assert (best["label"], best["confidence"]) == (
+            rows[photo.name][0],
+            pytest.approx(rows[photo.name][1], abs=1e-9),
+        )
 
 
 def test_confidences_over_all_labels_sum_to_1(tagmill: Tagmill, foolbox_photos: list[Path]) -> None:

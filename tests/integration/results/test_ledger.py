@@ -333,3 +333,61 @@ def _lose(db: Database, batch_id: int, *, times: int) -> None:
     for _ in range(times):
         claim(db, batch_id)
         ledger.give_back_lost(db, "w/1", FailureReason.WORKER_LOST)
+
+
+def test_lost_hint_for_a_lease_that_ran_out_is_sent_again(db: Database, clock: Clock) -> None:
+    record(db)
+    due(db)
+    claim(db)
+    clock.pass_by(LEASE + 1)
+    assert due(db) == [1]
+    clock.pass_by(6)
+
+    assert due(db) == [1]
+
+
+def test_refused_hint_for_a_lease_that_ran_out_is_due_at_once(db: Database, clock: Clock) -> None:
+    record(db)
+    due(db)
+    claim(db)
+    clock.pass_by(LEASE + 1)
+    ledger.take_back_sent(db, due(db))
+
+    assert due(db) == [1]
+
+
+def test_claim_repeated_after_lost_commit_answer_is_the_same_claim(db: Database) -> None:
+    record(db)
+
+    assert claim(db, owner="w/1") == claim(db, owner="w/1")
+
+
+def test_twin_has_the_bytes_that_were_answered(db: Database) -> None:
+    """Two versions may have met other bytes under one fingerprint: what counts is what each has seen."""
+    record(db, images=1)
+    held = claim(db)
+    ledger.finish(db, held, answers(held), [])
+    run = open_run(db, source="file:///photos", include=[], model="other", model_version=1, content_hash="b" * 64)
+    again = ListedImage(uri="file:///photos/000.jpg", fingerprint="10-1", image_id=held.images[0].image_id)
+    record_chunk(db, run.run_id, cursor=None, chunk=Chunk(cursor=again.uri, batches=[[again]], skipped=0))
+    other = claim(db, 2)
+    seen = Answer(image_id=again.image_id or 0, fingerprint="10-1", content_hash=b"y" * 32, labels=[("dog", 1.0)])
+    ledger.finish(db, other, [seen], [])
+
+    assert ledger.find_twins(db, held.model_version_id, {b"y" * 32}) == {}
+    assert ledger.find_twins(db, other.model_version_id, {b"y" * 32}) == {b"y" * 32: [("dog", 1.0)]}
+
+
+def test_fewer_labels_replace_more(db: Database) -> None:
+    record(db, images=1)
+    held = claim(db)
+    ledger.finish(db, held, answers(held), [])
+    with db.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE batches SET status = 'leased', owner = 'w/1'"))
+        connection.execute(sa.text("UPDATE items SET status = 'pending'"))
+    (image,) = held.images
+    fewer = Answer(image_id=image.image_id, fingerprint="10-1", content_hash=b"1" * 32, labels=[("cat", 1.0)])
+
+    ledger.finish(db, held, [fewer], [])
+
+    assert count(db, predictions) == 1

@@ -13,10 +13,11 @@ from results.listing import (
     OpenRun,
     end_listing,
     find_known,
+    find_listing,
     open_run,
     record_chunk,
 )
-from results.queries import find_listing, find_runs
+from results.queries import find_runs
 from results.session import Database
 from results.tables import RunStatus
 

@@ -18,7 +18,7 @@ from results.tables import RunStatus
 from tests.clock import Clock
 from tests.integration.results.test_ledger import due
 
-SETTINGS = Settings(lease_seconds=45, image_seconds=60)
+SETTINGS = Settings(lease_seconds=100, image_seconds=60)
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_image_that_the_globs_leave_out_is_not_gone() -> None:
 
 
 def test_nothing_is_gone_below_a_folder_that_cannot_be_read() -> None:
-    listing = [found("a"), PassedOver(uri="b/", is_folder=True), found("c")]
+    listing = [found("a"), PassedOver(uri="b/", is_hidden=True), found("c")]
     images = [known("a"), known("b/1"), known("b/2"), known("bb"), known("c")]
 
     assert kinds(listing, images) == {
@@ -66,3 +66,13 @@ def test_nothing_is_gone_below_a_folder_that_cannot_be_read() -> None:
         "bb": Kind.GONE,
         "c": Kind.UNCHANGED,
     }
+
+
+def test_image_that_cannot_be_looked_at_is_not_gone() -> None:
+    listing = [PassedOver(uri="a.jpg", is_hidden=True)]
+
+    assert kinds(listing, [known("a.jpg"), known("a.jpg2")]) == {"a.jpg": Kind.PASSED_OVER, "a.jpg2": Kind.GONE}
+
+
+def test_image_that_became_a_link_is_gone() -> None:
+    assert kinds([PassedOver(uri="a.jpg", is_hidden=False)], [known("a.jpg")]) == {"a.jpg": Kind.GONE}

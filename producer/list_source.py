@@ -1,4 +1,4 @@
-"""Record a run and its batches."""
+"""Record what a run lists."""
 
 import random
 import time
@@ -8,8 +8,7 @@ from base.errors import SourceError
 from producer.batching import cut
 from producer.changes import compare
 from producer.folder import SUFFIXES, Folder, Found
-from results.listing import ListingTaken, OpenRun, end_listing, find_known, open_run, record_chunk
-from results.queries import find_listing
+from results.listing import ListingTaken, OpenRun, end_listing, find_known, find_listing, record_chunk
 from results.session import Database
 
 
@@ -23,24 +22,6 @@ def check_not_empty(source: Folder, include: Sequence[str]) -> None:
     if not any(isinstance(found, Found) for found in source.walk()):
         wanted = " or ".join(include) if include else ", ".join(suffix[1:] for suffix in SUFFIXES)
         raise SourceError(f"no images in {source.uri} (looked for {wanted}). Name another folder, or --include GLOB.")
-
-
-def start_run(
-    db: Database, source: Folder, include: Sequence[str], *, model: str, model_version: int, content_hash: str
-) -> OpenRun:
-    """Begin a run of a source, or go on with its unfinished one.
-
-    Raises:
-        ModelError: the database knows this model version with other contents.
-    """
-    return open_run(
-        db,
-        source=source.uri,
-        include=include,
-        model=model,
-        model_version=model_version,
-        content_hash=content_hash,
-    )
 
 
 def list_source(
