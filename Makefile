@@ -19,7 +19,7 @@ demo: install ## Classify 20 photographs with two workers, and show their labels
 	@.venv/bin/python demo.py
 
 test: install ## Run every test, against real servers from wheels
-	@$(PYTEST)
+	@$(PYTEST) -n 2 --dist worksteal
 
 lint: install ## Check the form of the code, its types and its imports
 	.venv/bin/python -m ruff format --check .

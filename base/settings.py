@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import unquote_to_bytes
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError, model_validator
+from pydantic import Field, PositiveInt, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from base.errors import SetupError
@@ -25,17 +25,17 @@ class Settings(BaseSettings):
     models_url: str | None = None  # None: the folder `models` below home.
 
     images_per_batch: PositiveInt = Field(64, le=10_000)
-    batches_in_queue: PositiveInt = Field(
-        1000, le=10_000
-    )  # The broker holds no more messages than this, however large the run.
-    lease_seconds: PositiveFloat = 45.0  # A worker that shows no progress for this long loses its batch.
-    dispatch_seconds: PositiveFloat = 10.0  # How often what is due is looked up and sent.
-    resend_seconds: PositiveFloat = 30.0  # A message that nobody took for this long is taken for lost.
+    # The broker holds no more messages than this, however large the run.
+    batches_in_queue: PositiveInt = Field(1000, le=10_000)
+    # A worker that shows no progress for this long loses its batch.
+    lease_seconds: float = Field(45.0, gt=0, le=86_400)
+    dispatch_seconds: float = Field(10.0, gt=0, le=86_400)  # How often what is due is looked up and sent.
+    resend_seconds: float = Field(30.0, gt=0, le=86_400)  # A message that nobody took for this long is taken for lost.
 
-    image_seconds: PositiveFloat = 20.0  # One image may keep a worker busy for this long.
-    max_image_bytes: PositiveInt = 100 * 2**20
-    max_image_pixels: PositiveInt = 100_000_000
-    memory_bytes: PositiveInt = 768 * 2**20  # What one image may make a worker process grow by.
+    image_seconds: float = Field(20.0, gt=0, le=57_000)  # One image may keep a worker busy for this long.
+    max_image_bytes: int = Field(100 * 2**20, gt=0, le=2**40)
+    max_image_pixels: int = Field(100_000_000, gt=0, le=2**40)
+    memory_bytes: int = Field(768 * 2**20, ge=64 * 2**20, le=2**50)  # What one image may make a worker process grow by.
 
     top_k: PositiveInt = Field(5, le=1000)
     json_logs: bool = False  # One JSON object per line instead of columns.

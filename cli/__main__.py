@@ -1,5 +1,16 @@
-"""`python -m cli` is `tagmill`."""
+"""`tagmill`, and `python -m cli`."""
 
-from cli.main import main
+import signal
 
-main()
+
+def main() -> None:
+    """Run one command and exit."""
+    # Until everything is imported there is nothing to end in good order: Ctrl-C just ends us, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from cli import main as commands
+
+    commands.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from base.errors import SetupError
 from base.settings import load_settings
 from cli.output import RowFormat, print_rows, say
 
@@ -14,8 +15,8 @@ def results(
     label: Annotated[str | None, typer.Option(help="Only this label.")] = None,
     min_confidence: Annotated[float | None, typer.Option(min=0, max=1, help="Only answers this sure.")] = None,
     source: Annotated[str | None, typer.Option(help="Only images of this folder or file.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only this model's answers.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only the answers of this model, NAME or NAME:VERSION.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=2**63 - 1, help="At most so many rows.")] = None,
     form: Format = RowFormat.TABLE,
 ) -> None:
     """Print the current label of every image.
@@ -27,11 +28,15 @@ def results(
     from results.schema import open_database
 
     db = open_database(load_settings())
+    name, _, version = (model or "").partition(":")
+    if model is not None and (not name or (":" in model and not version.isdecimal())):
+        raise SetupError(f"{model!r} does not name a model; write NAME or NAME:VERSION.")
     wanted = LabelFilter(
         label=label,
         min_confidence=min_confidence,
         source=source_uri(source) if source is not None else None,
-        model=model,
+        model=name or None,
+        model_version=int(version) if version else None,
     )
     if print_rows(LABEL_COLUMNS, list_labels(db, wanted, limit=limit), form) == 0:
         say("no images match")

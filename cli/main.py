@@ -3,23 +3,40 @@
 0 all is well, 1 the answer is "no", 2 wrong usage or set-up, 130 interrupted.
 """
 
+import importlib.metadata
+import io
+import os
 import signal
 import sys
 from types import FrameType
+from typing import Annotated
 
 import typer
 
 from base.errors import AppError
 from cli import answers, db, models, predict, run, status, worker
+from cli.output import silence_stdout
 
 app = typer.Typer(
     name="tagmill",
     help="Labels for folders of images, in a SQL database: one answer for every image, with the model that gave it.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"tagmill {importlib.metadata.version('tagmill')}")
+        raise typer.Exit
+
+
 app.command("run")(run.run)
 app.command("status")(status.status)
 app.command("verify")(status.verify)
@@ -33,18 +50,27 @@ app.add_typer(db.app, name="db")
 
 def main() -> None:
     """Run one command and exit."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _interrupt)
+    if sys.stdout is None:  # Closed by whoever called us.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as we run)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # A terminal that knows only ASCII shows the rest as numbers.
     try:
         app()
+        sys.stdout.flush()
     except AppError as error:
-        print(f"tagmill: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:
+        silence_stdout()
+        _fail(f"{error.strerror}{f': {error.filename}' if error.filename else ''}. Mend that, and try again.")
+
+
+def _fail(message: str) -> None:
+    print(f"tagmill: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     """A service manager's way of saying Ctrl-C: end in good order."""
     raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    main()

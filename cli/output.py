@@ -2,11 +2,13 @@
 
 import csv
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from enum import StrEnum
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -14,6 +16,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from base.errors import SetupError
 
 _LINE_SECONDS = 5.0
 _ROWS_MEASURED = 1000
@@ -46,17 +50,24 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: RowF
         printed = _print_rows(columns, rows, form)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes once more at exit, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_stdout()
         return 1
     return printed
+
+
+def silence_stdout() -> None:
+    """Drop what is still to be printed: Python flushes once more at exit, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: RowFormat) -> int:
     printed = 0
     if form is RowFormat.JSONL:
+        if len(set(columns)) < len(columns):
+            raise SetupError(f"two of the columns {', '.join(columns)} have one name. Give each its own with AS.")
         for row in rows:
-            print(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False, default=str))
+            values = [_json_value(value) for value in row]
+            print(json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False, default=str))
             printed += 1
     elif form is RowFormat.CSV:
         writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -69,11 +80,20 @@ def _print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: Row
     return printed
 
 
+def _json_value(value: Any) -> Any:
+    """JSON has no NaN and no infinity, and knows only one kind of number."""
+    if isinstance(value, Decimal):
+        value = int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.hex() if isinstance(value, bytes) else value
+
+
 def _print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
     """Columns as wide as the first rows need; nothing is ever cut off, because people copy from tables."""
     remaining = iter(rows)
-    first = [[_cell(value) for value in row] for row in islice(remaining, _ROWS_MEASURED)]
-    names = [_cell(column) for column in columns]
+    first = [[printable(value) for value in row] for row in islice(remaining, _ROWS_MEASURED)]
+    names = [printable(column) for column in columns]
     widths = [max(len(cells[index]) for cells in [names, *first]) for index in range(len(names))]
     printed = 0
 
@@ -82,13 +102,14 @@ def _print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
 
     print(line(names))
     print("  ".join("-" * width for width in widths))
-    for cells in chain(first, ([_cell(value) for value in row] for row in remaining)):
+    for cells in chain(first, ([printable(value) for value in row] for row in remaining)):
         print(line(cells))
         printed += 1
     return printed
 
 
-def _cell(value: object) -> str:
+def printable(value: object) -> str:
+    """A value as a person reads it, on one line."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -154,4 +175,4 @@ def facts_table(facts: Sequence[tuple[str, object]]) -> None:
     """Names and values on stdout, one pair a line."""
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
-        print(f"{name.ljust(width)}  {value if isinstance(value, float) else _cell(value)}")
+        print(f"{name.ljust(width)}  {value if isinstance(value, float) else printable(value)}")

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from base.settings import load_settings
-from cli.output import print_json, say
+from cli.output import print_json, printable, say
 
 
 def predict(
@@ -44,13 +44,13 @@ def predict(
             failed += 1
             facts |= {"reason": str(error.reason), "message": str(error)}
             if not json:
-                say(f"{facts['image']}: {error.reason}: {error}")
+                say(f"{printable(facts['image'])}: {error.reason}: {error}")
         else:
             facts["predictions"] = [
                 {"rank": rank, "label": one.label, "confidence": one.confidence} for rank, one in enumerate(found, 1)
             ]
             if not json:
-                print(facts["image"])
+                print(printable(facts["image"]))
                 for one in found:
                     print(f"  {one.confidence:7.4f}  {one.label}")
         told.append(facts)

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from results.queries import RunProgress
     from results.session import Database
 
-RunNumber = Annotated[int | None, typer.Argument(help="Number of a run; the latest unless given.", metavar="[RUN]")]
+RunNumber = Annotated[
+    int | None, typer.Argument(min=1, max=2**63 - 1, help="Number of a run; the latest unless given.", metavar="RUN")
+]
 
 
 def status(run: RunNumber = None, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

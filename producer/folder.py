@@ -38,7 +38,7 @@ class Folder:
     """The images below a folder, or one file.
 
     Args:
-        path: as the user wrote it; links on the way to it are followed, links below it are not.
+        path: as the user wrote it, or its URI; links on the way to it are followed, links below it are not.
         include: globs instead of the usual suffixes. One without a slash matches names at any depth, one with a slash
             the path below the folder, where `**` stands for any number of folders.
 
@@ -48,6 +48,10 @@ class Folder:
 
     def __init__(self, path: str, include: Sequence[str] = ()) -> None:
         self._include = [_compile_glob(glob) for glob in include]
+        if path.startswith("file://"):
+            path = os.fsdecode(unquote_to_bytes(path.removeprefix("file://")))
+        if not path or "://" in path:
+            raise SourceError(f"{path!r} is no local folder. Name a folder of images, or one image.")
         self._root = os.fsencode(os.path.realpath(path))
         try:
             mode = os.stat(self._root).st_mode

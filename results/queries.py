@@ -143,6 +143,7 @@ class LabelFilter:
     min_confidence: float | None = None
     source: str | None = None  #: the URI of a folder or of one image
     model: str | None = None
+    model_version: int | None = None
 
 
 #: The columns of `current_labels`, in order.
@@ -171,6 +172,8 @@ def list_labels(db: Database, wanted: LabelFilter, *, limit: int | None = None) 
         statement = statement.where(_of_source(view.c.image_uri, wanted.source))
     if wanted.model is not None:
         statement = statement.where(view.c.model == wanted.model)
+    if wanted.model_version is not None:
+        statement = statement.where(view.c.model_version == wanted.model_version)
     with db.reader.connect() as connection:
         for row in connection.execution_options(yield_per=1000).execute(statement):
             # SQLite has no truth values and no times of its own.

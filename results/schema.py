@@ -35,7 +35,7 @@ def open_database(settings: Settings, *, create: bool = False) -> Database:
     """
     url = database_url(settings)
     if url.get_backend_name() == "sqlite":
-        _check_sqlite_file(Path(str(url.database)), create=create)
+        _check_sqlite_file(Path(str(url.database)), create=create, in_home=settings.database_url is None)
     database = Database(url)
     try:
         found, wanted = schema_version(database), newest_schema()
@@ -63,7 +63,7 @@ def make_database(settings: Settings) -> tuple[Database, str | None, str]:
     """
     url = database_url(settings)
     if url.get_backend_name() == "sqlite":
-        _check_sqlite_file(Path(str(url.database)), create=True)
+        _check_sqlite_file(Path(str(url.database)), create=True, in_home=settings.database_url is None)
     database = Database(url)
     try:
         return database, *upgrade(database)
@@ -81,6 +81,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
     Raises:
         DatabaseError: the database is not ours, or newer than this tagmill.
     """
+    schema_version(database)  # Says in a line what is wrong with a server that cannot be reached.
     with _one_at_a_time(database):
         from alembic import command  # Every command opens the database; few change its schema.
 
@@ -137,17 +138,19 @@ def _version(connection: sa.Connection) -> str | None:
     return connection.scalar(sa.select(table.c.version_num))
 
 
-def _check_sqlite_file(path: Path, *, create: bool) -> None:
-    if path.exists() or create:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DatabaseError(
-                f"the folder {path.parent} cannot be made: {error.strerror}. "
-                "Name one that you may write to with TAGMILL_HOME."
-            ) from error
-        return
-    raise DatabaseError(f"there is no database at {path}. 'tagmill run SOURCE' makes one; or set TAGMILL_HOME.")
+def _check_sqlite_file(path: Path, *, create: bool, in_home: bool) -> None:
+    if not path.exists() and not create:
+        raise DatabaseError(f"there is no database at {path}. 'tagmill run SOURCE' makes one; or set TAGMILL_HOME.")
+    if not in_home and not path.parent.is_dir():
+        # A disk that is not mounted, or a typing error: a new, empty database there would help nobody.
+        raise DatabaseError(f"there is no folder {path.parent}. Make it, or correct TAGMILL_DATABASE_URL.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseError(
+            f"the folder {path.parent} cannot be made: {error.strerror}. "
+            "Name one that you may write to with TAGMILL_HOME."
+        ) from error
 
 
 @contextmanager

@@ -175,6 +175,10 @@ def _permanent_fault(error: DBAPIError) -> str | None:
         return "the file is not a SQLite database, or damaged; name another, or restore it from a backup."
     if "unable to open database file" in text:
         return "the file cannot be opened; check that its folder exists and may be written."
+    if "disk is full" in text or getattr(error.orig, "sqlstate", None) == "53100":
+        return "the disk is full; free some space, and the same command goes on."
+    if getattr(error.orig, "sqlstate", None) == "57014":
+        return "a statement took longer than a minute, and was ended; look what else the server does."
     # Refused while connecting, which carries no SQLSTATE.
     if "authentication failed" in text or ("does not exist" in text and "FATAL" in text):
         return f"{_first_line(error)}; correct the address, or make the role and the database."
@@ -188,7 +192,7 @@ def _is_transient(error: DBAPIError) -> bool:
     if sqlstate is not None:
         return sqlstate.startswith(("08", "53")) or sqlstate in _RETRIED_SQLSTATES
     if isinstance(error.orig, sqlite3.Error):
-        return any(words in str(error.orig) for words in ("locked", "busy", "disk I/O error", "disk is full"))
+        return any(words in str(error.orig) for words in ("locked", "busy", "disk I/O error"))
     # PostgreSQL that could not be reached at all.
     return isinstance(error, OperationalError | InterfaceError)
 

@@ -4,7 +4,6 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -18,8 +17,10 @@ from tests.servers import Valkey, postgres_server, valkey_server
 @pytest.fixture(scope="session")
 def pretrained_registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """A registry holding the default model, built once for all tests; treat it as read-only."""
-    root: Path = tmp_path_factory.mktemp("models")
-    registry = Registry(root)
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # pytest's processes share it; of two that build at once, one waits for the other.
+    registry = Registry(folder / "models")
     ensure_pretrained(registry, lambda step, done: None)
     return registry
 

@@ -49,7 +49,7 @@ def _read(path: bytes, max_bytes: int) -> Fetched | None:
     try:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
-            raise ImageError(FailureReason.NOT_FOUND, "is no longer a file")
+            raise ImageError(FailureReason.NOT_FOUND, "is not a file")
         if before.st_size > max_bytes:
             raise ImageError(
                 FailureReason.TOO_LARGE, f"{before.st_size} bytes; TAGMILL_MAX_IMAGE_BYTES allows {max_bytes}"

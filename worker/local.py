@@ -41,7 +41,9 @@ def celery_command(processes: int, name: str) -> list[str]:
         name: unique among the workers of a broker.
     """
     # -P: a folder named `worker` where the user happens to be is not ours.
-    command = [sys.executable, "-P", "-m", "celery", "--quiet", "--app", "worker.tasks:app", "worker"]
+    # Root's warning is about messages that could be code; ours are JSON and nothing else.
+    quiet = "ignore:You're running the worker with superuser"
+    command = [sys.executable, "-P", "-W", quiet, "-m", "celery", "--quiet", "--app", "worker.tasks:app", "worker"]
     command += [
         "--pool",
         "prefork",

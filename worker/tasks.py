@@ -12,7 +12,7 @@ import structlog
 from celery import signals
 from structlog.contextvars import bound_contextvars
 
-from base.errors import DatabaseError, FailureReason, ModelError, SetupError, TransientError
+from base.errors import DatabaseError, ModelError, SetupError, TransientError
 from base.logs import configure_logs
 from base.settings import Settings, load_settings
 from broker.app import QUEUE, make_app
@@ -76,10 +76,13 @@ def work_on(db: Database, batch_id: int, settings: Settings) -> None:
         log.error("run_failed", error=message)
         _when_database_is_back(lambda: ledger.give_back(db, held, delay_seconds=0))
         _when_database_is_back(lambda: ledger.fail_run(db, held.run_id, message))
-    except Exception:
-        # Not one of the faults that we know: it counts as an attempt, so that it cannot go on for ever.
-        log.exception("batch_failed")
-        _when_database_is_back(lambda: ledger.give_back_lost(db, _owner(), FailureReason.WORKER_LOST))
+    except Exception as error:
+        # No image's fault, or it would be that image's failure: a mistake of ours, or a schema that is not what it
+        # says. Going on would end every image with a reason that is not true.
+        message = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        log.exception("run_failed")
+        _when_database_is_back(lambda: ledger.give_back(db, held, delay_seconds=0))
+        _when_database_is_back(lambda: ledger.fail_run(db, held.run_id, message))
     else:
         log.info(
             "batch_classified",

@@ -10,12 +10,12 @@ import pytest
 from tests.acceptance.conftest import Tagmill
 from tests.acceptance.test_run import make_many
 
-IMAGES = 640
+IMAGES = 400
 
 
 @pytest.fixture
 def many(tagmill: Tagmill, tmp_path: Path) -> Path:
-    """A folder whose run has 40 batches, so that it is still in the middle when a slow test has found what to kill."""
+    """A folder whose run has 25 batches, so that it is still in the middle when a slow test has found what to kill."""
     tagmill.environment["TAGMILL_IMAGES_PER_BATCH"] = "16"
     return make_many(tmp_path / "many", IMAGES)
 

@@ -12,7 +12,7 @@ from base.settings import Settings
 from models.predictions import Prediction
 from results import ledger
 from results.listing import Chunk, ListedImage, end_listing, open_run, record_chunk
-from results.queries import RunProgress, find_runs, verify_run
+from results.queries import RunProgress, count_failures, find_runs, verify_run
 from results.session import Database
 from results.tables import RunStatus
 from tests.clock import Clock
@@ -110,12 +110,24 @@ def test_missing_model_stops_the_run(work: Callable[..., RunProgress], db: Datab
     assert (run.status, run.error) == (RunStatus.FAILED, "no version '1' of 'm'")
 
 
-def test_unknown_error_costs_an_attempt_each_time(work: Callable[..., RunProgress], db: Database) -> None:
-    for _ in range(3):
-        run = work(fail(ZeroDivisionError("a mistake of ours")))
+def test_mistake_of_ours_stops_the_run_and_blames_no_image(
+    work: Callable[..., RunProgress], db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a mistake of ours")
 
-    assert (run.claims, run.done) == (3, 0)
-    assert due(db) == [2, 3]  # Split to find the image that does it.
+    with monkeypatch.context() as broken:
+        broken.setattr(ledger, "find_twins", fail)
+        run = work()
+
+    assert (run.status, run.done, run.error) == (RunStatus.FAILED, 0, "ZeroDivisionError: a mistake of ours")
+
+
+def test_image_that_meets_an_unknown_error_fails_alone(work: Callable[..., RunProgress], db: Database) -> None:
+    run = work(fail(ZeroDivisionError("a mistake of ours")))
+
+    assert (run.status, run.failed) == (RunStatus.COMPLETED, 2)
+    assert count_failures(db, run.run_id) == {"unreadable": 2}
 
 
 def test_lease_lost_meanwhile_writes_nothing(work: Callable[..., RunProgress], db: Database, clock: Clock) -> None:
