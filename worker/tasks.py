@@ -12,7 +12,7 @@ import structlog
 from celery import signals
 from structlog.contextvars import bound_contextvars
 
-from base.errors import DatabaseError, ModelError, SetupError, TransientError
+from base.errors import AppError, DatabaseError, ModelError, SetupError, TransientError
 from base.logs import configure_logs
 from base.settings import Settings, load_settings
 from broker.app import QUEUE, make_app
@@ -71,18 +71,14 @@ def work_on(db: Database, batch_id: int, settings: Settings) -> None:
     except (TransientError, DatabaseError) as error:
         log.warning("batch_given_back", error=str(error))
         _when_database_is_back(lambda: ledger.give_back(db, held, delay_seconds=_FAULT_DELAY_SECONDS))
-    except ModelError as error:
-        message = str(error)
-        log.error("run_failed", error=message)
-        _when_database_is_back(lambda: ledger.give_back(db, held, delay_seconds=0))
-        _when_database_is_back(lambda: ledger.fail_run(db, held.run_id, message))
     except Exception as error:
-        # No image's fault, or it would be that image's failure: a mistake of ours, or a schema that is not what it
-        # says. Going on would end every image with a reason that is not true.
-        message = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        # No image's fault, or it would be that image's failure: another model version in the registry, a mistake of
+        # ours, a schema that is not what it says. Going on would end every image with a reason that is not true.
+        message = str(error) if isinstance(error, AppError) else f"{type(error).__name__}: {error}".partition("\n")[0]
         log.exception("run_failed")
-        _when_database_is_back(lambda: ledger.give_back(db, held, delay_seconds=0))
+        # In this order: nobody may claim the batch before the run is known to have failed.
         _when_database_is_back(lambda: ledger.fail_run(db, held.run_id, message))
+        _when_database_is_back(lambda: ledger.give_back(db, held, delay_seconds=0))
     else:
         log.info(
             "batch_classified",

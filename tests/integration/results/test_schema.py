@@ -60,17 +60,28 @@ def test_missing_sqlite_file_is_refused_and_not_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_sqlite_file_is_made_when_asked(tmp_path: Path) -> None:
-    database = open_database(settings_of(f"sqlite:///{tmp_path / 'folder' / 'new.db'}"), create=True)
+@pytest.mark.parametrize("settings", [{"home": "new home"}, {"database_url": "sqlite:///new.db"}])
+def test_missing_sqlite_file_is_made_when_asked(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    database = open_database(Settings(**settings), create=True)
 
     assert schema_version(database) == newest_schema()
     database.close()
 
 
-def test_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+def test_file_in_the_place_of_the_home_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    assert "cannot be made" in refusal(f"sqlite:///{tmp_path / 'file' / 'new.db'}", create=True)
+    with pytest.raises(DatabaseError, match="cannot be made"):
+        open_database(Settings(home=tmp_path / "file" / "home"), create=True)
+
+
+def test_database_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert "there is no folder" in refusal(f"sqlite:///{tmp_path / 'disk' / 'new.db'}", create=True)
+    assert not (tmp_path / "disk").exists()
 
 
 def test_missing_postgresql_database_is_told(postgres: str) -> None:

@@ -94,13 +94,13 @@ def test_link_is_not_followed(tmp_path: Path) -> None:
 def test_folder_in_the_place_of_a_file_is_not_found(tmp_path: Path) -> None:
     (tmp_path / "cat.jpg").mkdir()
 
-    assert reason_for(tmp_path / "cat.jpg") == (FailureReason.NOT_FOUND, "is no longer a file")
+    assert reason_for(tmp_path / "cat.jpg") == (FailureReason.NOT_FOUND, "is not a file")
 
 
 def test_fifo_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "cat.jpg")
 
-    assert reason_for(tmp_path / "cat.jpg") == (FailureReason.NOT_FOUND, "is no longer a file")
+    assert reason_for(tmp_path / "cat.jpg") == (FailureReason.NOT_FOUND, "is not a file")
 
 
 def test_socket_in_the_place_of_a_file_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
