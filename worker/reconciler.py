@@ -82,15 +82,15 @@ class Reconciler(bootsteps.StartStopStep):
         while not self._stopping.wait(_LOOK_SECONDS):
             if started_by and os.getppid() != started_by:
                 log.warning("starter_gone", pid=started_by)
-                _end_worker(os.EX_OK)
+                _end_worker()
                 return
             try:
                 db = db or open_database(settings)
                 processes.give_back_dead(db, worker.pool._pool._pool)
                 if processes.keep_dying():
                     log.error("processes_keep_dying")
-                    _end_worker(KEEPS_DYING_EXIT_CODE)
-                    return
+                    # At once: Celery's own ways out lose the exit code, or wait for processes that do not come up.
+                    os._exit(KEEPS_DYING_EXIT_CODE)
                 if time.monotonic() >= next_dispatch:
                     next_dispatch = time.monotonic() + settings.dispatch_seconds
                     dispatch(db, worker.app, settings)
@@ -105,7 +105,8 @@ class _Processes:
 
     def __init__(self) -> None:
         self._alive: dict[int, Any] = {}
-        self._idle_deaths: deque[float] = deque(maxlen=_DEATHS_BEFORE_GIVING_UP)
+        self._held = 0  # Deaths of processes that held a batch.
+        self._idle_deaths: deque[tuple[float, int]] = deque()  # When, and how many others there were by then.
 
     def give_back_dead(self, db: Database, processes: list[Any]) -> None:
         """Give back the batches of the processes that are no longer there since the last look."""
@@ -115,20 +116,24 @@ class _Processes:
             reason = FailureReason.TIMEOUT if exit_code == ALARM_EXIT_CODE else FailureReason.WORKER_LOST
             given_back = ledger.give_back_lost(db, f"{worker_id()}/{pid}", reason)
             log.warning("process_died", pid=pid, exit_code=exit_code, batches=given_back)
-            if not given_back:
-                self._idle_deaths.append(time.monotonic())
+            self._held += given_back
             del self._alive[pid]  # At once: the database may fail at the next one, and then this one is not new.
         self._alive = alive
+        # Billiard numbers the processes that it starts, and so counts those too that come and go between two looks.
+        started = max((int(process.name.rpartition("-")[2]) for process in processes), default=0)
+        now = time.monotonic()
+        self._idle_deaths.append((now, started - len(processes) - self._held))
+        while now - self._idle_deaths[0][0] > _DEATHS_WITHIN_SECONDS:
+            self._idle_deaths.popleft()
 
     def keep_dying(self) -> bool:
         """Whether processes die again and again that have not even begun."""
-        deaths = self._idle_deaths
-        return len(deaths) == deaths.maxlen and time.monotonic() - deaths[0] < _DEATHS_WITHIN_SECONDS
+        return self._idle_deaths[-1][1] - self._idle_deaths[0][1] >= _DEATHS_BEFORE_GIVING_UP
 
 
-def _end_worker(exit_code: int) -> None:
+def _end_worker() -> None:
     """Make Celery's own loop end; it looks at this once a second at least."""
-    state.should_terminate = exit_code  # type: ignore[assignment]
+    state.should_terminate = os.EX_OK  # type: ignore[assignment]
 
 
 def _give_up_batches(processes: list[Any]) -> None:
