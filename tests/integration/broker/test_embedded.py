@@ -131,6 +131,7 @@ def test_users_that_start_together_share_one_server(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         seen = set(pool.map(use, range(4)))
 
+    assert len(seen) == 1
     ((url, _),) = seen
     wait_until(lambda: not answers(url))
 

@@ -32,6 +32,14 @@ def refusal(address: str, *, create: bool = False) -> str:
     return str(raised.value)
 
 
+def schema_of(address: str) -> str | None:
+    """Of a database that opens."""
+    database = open_database(settings_of(address))
+    found = schema_version(database)
+    database.close()
+    return found
+
+
 @pytest.fixture
 def made(database_address: str) -> str:
     """The address of a database with our tables."""
@@ -41,10 +49,7 @@ def made(database_address: str) -> str:
 
 
 def test_database_that_was_made_can_be_opened(made: str) -> None:
-    database = open_database(settings_of(made))
-
-    assert schema_version(database) == newest_schema()
-    database.close()
+    assert schema_of(made) == newest_schema()
 
 
 def test_empty_database_is_refused(database_address: str) -> None:
@@ -159,14 +164,14 @@ def test_processes_that_upgrade_together_make_it_once(database_address: str) -> 
 
     run_together(code, database_address)
 
-    open_database(settings_of(database_address)).close()
+    assert schema_of(database_address) == newest_schema()
 
 
 def test_other_alembic_table_does_not_confuse(made: str) -> None:
     """Another application's version table, in the same PostgreSQL schema, is not ours."""
     execute(made, "CREATE TABLE alembic_version (version_num VARCHAR(32))")
 
-    open_database(settings_of(made)).close()
+    assert schema_of(made) == newest_schema()
 
 
 def test_file_that_is_no_database_is_told(tmp_path: Path) -> None:

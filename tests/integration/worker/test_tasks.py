@@ -140,5 +140,7 @@ def test_lease_lost_meanwhile_writes_nothing(work: Callable[..., RunProgress], d
     assert run.done == 0
 
 
-def test_message_of_somebody_else_is_dropped(tasks: ModuleType) -> None:
+def test_message_of_somebody_else_is_dropped(tasks: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     tasks.classify_batch(run_id="7", batch_id="8")
+
+    assert "message_dropped" in "".join(capsys.readouterr())
