@@ -7,7 +7,7 @@ UV_COMPILE = .venv/bin/python -m uv pip compile --quiet --universal --python-ver
 # The settings of whoever calls are not those of the tests and the demo.
 unexport $(filter-out TAGMILL_TEST_%,$(filter TAGMILL_%,$(.VARIABLES)))
 
-.PHONY: help install demo test lint format check coverage lock clean
+.PHONY: help install demo test lint format check coverage settings lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -38,10 +38,14 @@ coverage: install ## Run every test and show the branches that none of them took
 	.venv/bin/python -m coverage combine --quiet
 	.venv/bin/python -m coverage report
 
+settings: install ## Write docs/settings.md anew from base/settings.py
+	.venv/bin/python -m base.settings > docs/settings.md
+
 lock: install ## Write requirements/*.txt anew from pyproject.toml (LOCK_FLAGS=--upgrade takes newer versions)
 	$(UV_COMPILE) pyproject.toml -o requirements/worker.txt
+	$(UV_COMPILE) --group build -c requirements/worker.txt -o requirements/build.txt
 	$(UV_COMPILE) pyproject.toml --extra train -c requirements/worker.txt -o requirements/train.txt
-	$(UV_COMPILE) pyproject.toml --extra train --group dev -c requirements/train.txt -o requirements/dev.txt
+	$(UV_COMPILE) pyproject.toml --extra train --group dev -c requirements/train.txt -c requirements/build.txt -o requirements/dev.txt
 
 clean: ## Remove what these targets made: .venv, caches, the demo's home; never a database of yours
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.* htmlcov build dist tagmill-data/demo

@@ -42,7 +42,7 @@ def list_versions(json: Annotated[bool, typer.Option("--json", help="Print JSON.
         return
     print_rows(columns, [(*row[:5], row[5][:12], row[6]) for row in rows], RowFormat.TABLE)
     if not versions:
-        say(f"no models in {registry.root} yet; 'tagmill run SOURCE' builds the pretrained one")
+        say(f"no models in {registry.root} yet; 'tagmill models build' builds the pretrained one")
 
 
 @app.command()
@@ -63,3 +63,22 @@ def show(
         print_json(asdict(version))
     else:
         print((version.path / CARD_FILE).read_text("utf-8"), end="")
+
+
+@app.command()
+def build() -> None:
+    """Build the pretrained model in the registry, unless it is there.
+
+    Other commands do that when they first need it; this one is for a registry that is shared. It needs what
+    'tagmill[train]' installs.
+
+    Example: TAGMILL_MODELS_URL=/mnt/models tagmill models build
+    """
+    from cli.pretrained import find_or_build
+    from models.pretrained import DEFAULT_MODEL
+    from models.registry import Registry
+
+    registry = Registry(load_settings().models_path)
+    was_there = bool(registry.versions(DEFAULT_MODEL))
+    version = find_or_build(registry, None)
+    say(f"{version} is in {registry.root}{', as before' if was_there else ' now'}")

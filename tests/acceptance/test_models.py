@@ -15,17 +15,18 @@ def test_pretrained_model_is_built_by_the_command_that_needs_it(tagmill: Tagmill
     assert "no models in" in tagmill("models", "list").stderr
 
     # Interrupted while it builds, it leaves nothing; two at a time build it once.
-    interrupted = tagmill.start("predict", foolbox_photos[0])
+    interrupted = tagmill.start("models", "build")
     tagmill.wait_for("the build", lambda: bool(tagmill.processes("models.pretrained")))
     interrupted.send_signal(signal.SIGINT)
     interrupted.communicate(timeout=30)
     assert interrupted.returncode == 130
     assert tagmill("models", "list").stdout.count("efficientnet_lite0") == 0
-    both = [tagmill.start("predict", foolbox_photos[0], "--json") for _ in range(2)]
+    both = [tagmill.start("predict", foolbox_photos[0], "--json"), tagmill.start("models", "build")]
     told = [process.communicate(timeout=180) for process in both]
 
     assert [process.returncode for process in both] == [0, 0], told
-    assert told[0][0] == told[1][0]
+    assert f"efficientnet_lite0:1 is in {tagmill.home / 'models'} now" in told[1][1]
+    assert tagmill("models", "build").stderr == f"efficientnet_lite0:1 is in {tagmill.home / 'models'}, as before\n"
     (version,) = json.loads(tagmill("models", "list", "--json").stdout)
     assert (version["model"], version["version"], version["labels"]) == ("efficientnet_lite0", 1, 1000)
 
