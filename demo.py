@@ -74,7 +74,7 @@ def tagmill(arguments: list[str], *, capture: bool = False) -> str:
     command = subprocess.Popen(
         [sys.executable, "-m", "cli", *arguments],
         cwd=CHECKOUT,
-        env=environment | {"TAGMILL_HOME": str(HOME)},
+        env=environment | {"TAGMILL_HOME": str(HOME), "TAGMILL_CONFIG": os.devnull},
         stdout=subprocess.PIPE if capture else None,
         text=True,
     )

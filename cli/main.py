@@ -14,7 +14,8 @@ from typing import Annotated
 import typer
 
 from base.errors import AppError
-from cli import answers, db, models, predict, run, status, worker
+from base.settings import CONFIG_VARIABLE
+from cli import answers, cancel, db, doctor, models, plan, predict, run, status, worker
 from cli.output import silence_stdout
 
 app = typer.Typer(
@@ -31,13 +32,21 @@ app = typer.Typer(
 @app.callback()
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The settings; tagmill.toml in this folder unless given.")
+    ] = None,
 ) -> None:
+    if config is not None:
+        os.environ[CONFIG_VARIABLE] = config or "."  # Empty is a mistake, and a folder is refused.
     if version:
         print(f"tagmill {importlib.metadata.version('tagmill')}")
         raise typer.Exit
 
 
 app.command("run")(run.run)
+app.command("plan")(plan.plan)
+app.command("retry")(run.retry)
+app.command("cancel")(cancel.cancel)
 app.command("status")(status.status)
 app.command("verify")(status.verify)
 app.command("results")(answers.results)
@@ -46,6 +55,7 @@ app.command("predict")(predict.predict)
 app.add_typer(models.app, name="models")
 app.command("worker")(worker.worker)
 app.add_typer(db.app, name="db")
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def ensure_pretrained(registry: Registry, on_progress: Progress) -> ModelVersion
     """
     if found := registry.versions(DEFAULT_MODEL):
         return found[-1]
-    _check_packages(registry)
+    check_packages(registry)
     try:
         registry.root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(registry.root / f".{DEFAULT_MODEL}.lock")
@@ -88,7 +88,12 @@ def ensure_pretrained(registry: Registry, on_progress: Progress) -> ModelVersion
     return registry.find(DEFAULT_MODEL)
 
 
-def _check_packages(registry: Registry) -> None:
+def check_packages(registry: Registry) -> None:
+    """Refuse to build the default model without what that needs.
+
+    Raises:
+        ModelError: it names the packages that are missing.
+    """
     missing = [package for name, package in TRAIN_PACKAGES.items() if importlib.util.find_spec(name) is None]
     if missing:
         raise ModelError(

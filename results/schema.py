@@ -98,7 +98,7 @@ def schema_version(database: Database) -> str | None:
     Raises:
         DatabaseError: it holds tables of somebody else, or a schema that this tagmill does not know.
     """
-    found, tables = database.read(lambda connection: (_version(connection), sa.inspect(connection).get_table_names()))
+    found, tables = database.read(lambda connection: (version_of(connection), sa.inspect(connection).get_table_names()))
     strangers = sorted(set(tables) - {VERSION_TABLE})
     if found is None and strangers:
         raise DatabaseError(
@@ -131,7 +131,8 @@ def migration_config() -> "Config":
     return config
 
 
-def _version(connection: sa.Connection) -> str | None:
+def version_of(connection: sa.Connection) -> str | None:
+    """The version that a database says its schema has, whatever that is; None where it says nothing."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
     table = sa.table(VERSION_TABLE, sa.column("version_num"))

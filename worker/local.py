@@ -61,8 +61,8 @@ def celery_command(processes: int, name: str) -> list[str]:
 
 
 def worker_variables(settings: Settings, broker_url: str) -> dict[str, str]:
-    """What a worker needs in its environment, where it runs in CODE_FOLDER: every relative path is made absolute."""
-    variables = {
+    """What a worker needs in its environment, where it runs in CODE_FOLDER: every setting, with paths made absolute."""
+    variables = settings.variables() | {
         "TAGMILL_HOME": str(settings.home_path),
         "TAGMILL_DATABASE_URL": database_url(settings).render_as_string(hide_password=False),
         "TAGMILL_MODELS_URL": str(settings.models_path),
@@ -116,9 +116,11 @@ class LocalWorker:
 
     def stop(self) -> None:
         """End the worker and all its processes; a batch that does not end in time is given back."""
-        if self._process.poll() is None:
-            self._process.terminate()
         try:
+            if not ledger.holds_batches(self._db, f"{self._identity}/"):
+                return  # Nothing to wait for, and Celery's own way out takes seconds.
+            if self._process.poll() is None:
+                self._process.terminate()
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             log.warning("worker_killed", after_seconds=_STOP_SECONDS)

@@ -29,7 +29,9 @@ class Tagmill:
         self.home = home
         self.folder = home.parent
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
-        self.environment = kept | {"TAGMILL_HOME": str(home), "TAGMILL_MODELS_URL": str(models)}
+        # No tagmill.toml either that may lie where the tests are started.
+        ours = {"TAGMILL_CONFIG": os.devnull, "TAGMILL_HOME": str(home), "TAGMILL_MODELS_URL": str(models)}
+        self.environment = kept | ours
 
     def start(self, *arguments: str | Path) -> "subprocess.Popen[str]":
         return subprocess.Popen(

@@ -55,6 +55,8 @@ def test_broker_that_is_not_there_is_told() -> None:
     assert "secret-word" not in message
 
 
-@pytest.mark.parametrize("url", ["nonsense://x", "redis://127.0.0.1:port/0", "redis://:pass/word@127.0.0.1/0"])
+@pytest.mark.parametrize(
+    "url", ["nonsense://x", "redis://127.0.0.1:port/0", "redis://:pass/word@127.0.0.1/0", "redis://:a@h?password=b"]
+)
 def test_address_that_is_none_is_told(url: str) -> None:
     assert "TAGMILL_BROKER_URL" in refusal(url)

@@ -22,7 +22,9 @@ def tagmill(home: Path, *words: str, **variables: str) -> "subprocess.CompletedP
         capture_output=True,
         text=True,
         timeout=60,
-        env=environment | {"TAGMILL_HOME": str(home), "PYTHONPATH": str(_ROOT)} | variables,
+        env=environment
+        | {"TAGMILL_HOME": str(home), "TAGMILL_CONFIG": os.devnull, "PYTHONPATH": str(_ROOT)}
+        | variables,
         cwd=home if home.exists() else home.parent,
     )
 
