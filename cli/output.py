@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from enum import StrEnum
 from itertools import chain, islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +21,15 @@ from base.errors import SetupError
 
 _LINE_SECONDS = 5.0
 _ROWS_MEASURED = 1000
+# What makes a spreadsheet take a cell for a formula. Source: OWASP, "CSV Injection", with the full-width signs that
+# spreadsheets take for the others where people write Chinese, Japanese or Korean.
+_FORMULA_BEGINNINGS = frozenset(
+    "=+-@\t\r\n\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
+)
+# Looked at for each value of a million rows, before anything that takes longer.
+_CSV_AS_IT_IS = frozenset((int, float, bool, Decimal, type(None)))
+_JSON_AS_IT_IS = frozenset((int, str, bool, type(None)))
+_json_line = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 class RowFormat(StrEnum):
@@ -29,6 +38,7 @@ class RowFormat(StrEnum):
     TABLE = "table"
     CSV = "csv"
     JSONL = "jsonl"
+    PARQUET = "parquet"
 
 
 def say(text: str) -> None:
@@ -41,13 +51,15 @@ def print_json(facts: object) -> None:
     print(json.dumps(facts, indent=2, ensure_ascii=False, default=str))
 
 
-def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: RowFormat) -> int:
-    """Print rows as they come; returns how many there were.
+def print_rows(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], form: RowFormat, *, types: Sequence[type] | None = None
+) -> int:
+    """Print rows as they come, as `write_rows` does; returns how many there were.
 
     Whoever reads them may have seen enough before the end, as `head` has: that is no fault of ours or theirs.
     """
     try:
-        printed = _print_rows(columns, rows, form)
+        printed = write_rows(sys.stdout, columns, rows, form, types=types)
         sys.stdout.flush()
     except BrokenPipeError:
         silence_stdout()
@@ -60,24 +72,42 @@ def silence_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], form: RowFormat) -> int:
-    printed = 0
+def write_rows(
+    out: TextIO,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    form: RowFormat,
+    *,
+    types: Sequence[type] | None = None,
+) -> int:
+    """Write rows as they come; returns how many there were.
+
+    Args:
+        types: what each column holds; only Parquet asks, and without them lets the first rows decide.
+
+    Raises:
+        SetupError: the format cannot hold columns or values like these.
+    """
+    if form in (RowFormat.JSONL, RowFormat.PARQUET) and len(set(columns)) < len(columns):
+        raise SetupError(f"two of the columns {', '.join(columns)} have one name. Give each its own with AS.")
+    if form is RowFormat.PARQUET:
+        from cli.parquet import write_parquet
+
+        return write_parquet(out.buffer, columns, rows, types)
     if form is RowFormat.JSONL:
-        if len(set(columns)) < len(columns):
-            raise SetupError(f"two of the columns {', '.join(columns)} have one name. Give each its own with AS.")
-        for row in rows:
-            values = [_json_value(value) for value in row]
-            print(json.dumps(dict(zip(columns, values, strict=True)), ensure_ascii=False, default=str))
-            printed += 1
-    elif form is RowFormat.CSV:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
-        for row in rows:
-            writer.writerow(row)
-            printed += 1
-    else:
-        printed = _print_table(columns, rows)
-    return printed
+        return _write_jsonl(out, columns, rows)
+    if form is RowFormat.CSV:
+        return _write_csv(out, columns, rows)
+    return _write_table(out, columns, rows)
+
+
+def _write_jsonl(out: TextIO, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
+    written = 0
+    for row in rows:
+        values = [value if type(value) in _JSON_AS_IT_IS else _json_value(value) for value in row]
+        out.write(_json_line(dict(zip(columns, values, strict=True))) + "\n")
+        written += 1
+    return written
 
 
 def _json_value(value: Any) -> Any:
@@ -89,23 +119,58 @@ def _json_value(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def _print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
+def _write_csv(out: TextIO, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
+    writer = csv.writer(_LineFeeds(out), lineterminator="\r\n")
+    writer.writerow([_csv_cell(column) for column in columns])
+    written = 0
+    for row in rows:
+        writer.writerow([value if type(value) in _CSV_AS_IT_IS else _csv_cell(value) for value in row])
+        written += 1
+    return written
+
+
+def _csv_cell(value: Any) -> str:
+    """Text that a spreadsheet takes for text."""
+    text = as_text(value)
+    return "'" + text if text[:1] in _FORMULA_BEGINNINGS else text
+
+
+class _LineFeeds:
+    """Ends rows as Unix does. A CSV writer that did it itself would not quote a carriage return within a cell."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, row: str) -> int:
+        return self._out.write(row[:-2] + "\n")
+
+
+def _write_table(out: TextIO, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
     """Columns as wide as the first rows need; nothing is ever cut off, because people copy from tables."""
     remaining = iter(rows)
     first = [[printable(value) for value in row] for row in islice(remaining, _ROWS_MEASURED)]
     names = [printable(column) for column in columns]
     widths = [max(len(cells[index]) for cells in [names, *first]) for index in range(len(names))]
-    printed = 0
+    written = 0
 
     def line(cells: Sequence[str]) -> str:
-        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() + "\n"
 
-    print(line(names))
-    print("  ".join("-" * width for width in widths))
+    out.write(line(names))
+    out.write("  ".join("-" * width for width in widths) + "\n")
     for cells in chain(first, ([printable(value) for value in row] for row in remaining)):
-        print(line(cells))
-        printed += 1
-    return printed
+        out.write(line(cells))
+        written += 1
+    return written
+
+
+def as_text(value: object) -> str:
+    """What a value is where there is only text for it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.hex()
+    return _json_line(value) if isinstance(value, dict | list) else str(value)
 
 
 def printable(value: object) -> str:
@@ -116,8 +181,11 @@ def printable(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4f}"
+    text = as_text(value)
+    if text.isprintable():
+        return text
     # A label or a file name must not be able to write on the terminal in a way of its own.
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(value))
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 class Reporter(Protocol):
@@ -169,6 +237,16 @@ class _Lines:
         if now >= self._next and text != self._last:
             say(text)
             self._next, self._last = now + _LINE_SECONDS, text
+
+
+def duration(seconds: float) -> str:
+    """As a person says it."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def facts_table(facts: Sequence[tuple[str, object]]) -> None:

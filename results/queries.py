@@ -1,11 +1,15 @@
 """What the commands ask; read only."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from base.errors import TransientError
+from results.runs import RunRequest
 from results.session import Database
 from results.tables import ItemStatus, RunStatus, batches, images, items, model_versions, predictions, runs
 
@@ -101,6 +105,23 @@ def find_runs(db: Database, run_id: int | None = None) -> list[RunProgress]:
     ]
 
 
+def find_request(db: Database, run_id: int) -> RunRequest:
+    """What a run was asked for."""
+    statement = sa.select(runs, model_versions).join(model_versions).where(runs.c.id == run_id)
+    row = db.read(lambda connection: connection.execute(statement).one())
+    return RunRequest(
+        source=row.source,
+        model=row.name,
+        model_version=row.version,
+        content_hash=row.content_hash,
+        include=tuple(json.loads(row.include)),
+        exclude=tuple(json.loads(row.exclude)),
+        everything=row.everything,
+        retry_of=row.retry_of,
+        top_k=row.top_k,
+    )
+
+
 def recent_speed(db: Database, run_id: int, *, seconds: float = 60.0) -> float:
     """Images of a run that got their end per second, of late."""
     ended = sa.and_(items.c.run_id == run_id, items.c.finished_at >= db.now - seconds)
@@ -137,47 +158,111 @@ def count_labels(db: Database, *, source: str, model: str, limit: int = 10) -> l
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFilter:
-    """Which rows of `current_labels` are wanted; None wants all."""
+    """Which rows of `current_labels` are wanted; None, or no label, wants all."""
 
-    label: str | None = None
+    labels: tuple[str, ...] = ()  #: any of them
     min_confidence: float | None = None
+    max_confidence: float | None = None
     source: str | None = None  #: the URI of a folder or of one image
     model: str | None = None
     model_version: int | None = None
+    reviewed: bool | None = None  #: whether it is a person's answer
+    needs_review: bool | None = None
 
 
-#: The columns of `current_labels`, in order.
-LABEL_COLUMNS = (
-    "image_uri",
-    "label",
-    "confidence",
-    "model",
-    "model_version",
-    "run_id",
-    "answered_by",
-    "needs_review",
-    "classified_at",
-)
+#: The columns of `current_labels`, in order, and what each holds.
+LABEL_COLUMNS: dict[str, type] = {
+    "image_uri": str,
+    "label": str,
+    "confidence": float,
+    "model": str,
+    "model_version": int,
+    "run_id": int,
+    "answered_by": str,
+    "needs_review": bool,
+    "classified_at": datetime,
+}
+_ROWS_FETCHED = 2000
 
 
 def list_labels(db: Database, wanted: LabelFilter, *, limit: int | None = None) -> Iterator[Sequence[Any]]:
-    """The rows of `current_labels`, by image, as LABEL_COLUMNS; read as they are asked for."""
-    view = sa.table("current_labels", *(sa.column(name) for name in LABEL_COLUMNS))
-    statement = sa.select(view).order_by(view.c.image_uri, view.c.model).limit(limit)
-    if wanted.label is not None:
-        statement = statement.where(view.c.label == wanted.label)
-    if wanted.min_confidence is not None:
-        statement = statement.where(view.c.confidence >= wanted.min_confidence)
+    """The rows of `current_labels`, by image, as LABEL_COLUMNS; all of one moment, read as they are asked for.
+
+    Times are text in one form on both databases: ISO 8601, UTC, milliseconds.
+
+    Raises:
+        TransientError: the database stopped answering.
+    """
+    try:
+        with db.reader.connect() as connection:
+            if not db.is_sqlite:
+                # Whoever asks for the rows may take hours over them, and sorting very many takes more than a minute.
+                limits = ("statement_timeout", "idle_in_transaction_session_timeout")
+                connection.execute(sa.select(*(sa.func.set_config(name, "0", True) for name in limits)))
+            reading = connection.execution_options(yield_per=_ROWS_FETCHED)
+            with reading.execute(labels_statement(db, wanted).limit(limit)) as rows:
+                yield from rows
+    except sa.exc.DBAPIError as error:
+        reason = str(error.orig).strip().partition("\n")[0]
+        raise TransientError(f"{db} stopped answering: {reason}. Try again.") from error
+
+
+def labels_statement(db: Database, wanted: LabelFilter) -> sa.Select[Any]:
+    """What `list_labels` asks the database."""
+    # SQLite has no truth values of its own.
+    types = {name: sa.Boolean() if kind is bool else None for name, kind in LABEL_COLUMNS.items()}
+    view = sa.table("current_labels", *(sa.column(name, kind) for name, kind in types.items()))
+    classified_at = (
+        sa.func.replace(view.c.classified_at, " ", "T").concat("Z")
+        if db.is_sqlite
+        else sa.func.to_char(sa.func.timezone("UTC", view.c.classified_at), 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+    )
+    columns = [classified_at.label(column.name) if column is view.c.classified_at else column for column in view.c]
+    return sa.select(*columns).where(*_label_conditions(view, wanted)).order_by(view.c.image_uri, view.c.model)
+
+
+def _label_conditions(view: sa.TableClause, wanted: LabelFilter) -> Iterator[sa.ColumnElement[bool]]:
+    # A range holds every URI, as they are ASCII, but makes SQLite go through the images by their index. Without one it
+    # begins with the predictions, and has to sort the whole answer before its first row.
+    below = "" if wanted.source is None else wanted.source.rstrip("/")
+    yield view.c.image_uri >= below
+    yield view.c.image_uri < (below + chr(ord("/") + 1) if below else "\x7f")
     if wanted.source is not None:
-        statement = statement.where(_of_source(view.c.image_uri, wanted.source))
+        yield sa.or_(view.c.image_uri == wanted.source, view.c.image_uri >= below + "/")
+    if wanted.labels:
+        yield view.c.label.in_(wanted.labels)
+    if wanted.min_confidence is not None:
+        yield view.c.confidence >= wanted.min_confidence
+    if wanted.max_confidence is not None:
+        yield view.c.confidence <= wanted.max_confidence
     if wanted.model is not None:
-        statement = statement.where(view.c.model == wanted.model)
+        yield view.c.model == wanted.model
     if wanted.model_version is not None:
-        statement = statement.where(view.c.model_version == wanted.model_version)
-    with db.reader.connect() as connection:
-        for row in connection.execution_options(yield_per=1000).execute(statement):
-            # SQLite has no truth values and no times of its own.
-            yield (*row[:7], bool(row.needs_review), str(row.classified_at))
+        yield view.c.model_version == wanted.model_version
+    if wanted.reviewed is not None:
+        yield (view.c.answered_by == "human") == wanted.reviewed
+    if wanted.needs_review is not None:
+        yield view.c.needs_review == wanted.needs_review
+
+
+def active_models(db: Database) -> dict[str, int]:
+    """Every model whose answers `current_labels` shows, with its active version."""
+    statement = sa.select(model_versions.c.name, model_versions.c.version).where(model_versions.c.active)
+    return {row.name: row.version for row in db.read(lambda connection: connection.execute(statement).all())}
+
+
+def known_labels(db: Database) -> list[str]:
+    """Every label that is the most confident one of some image.
+
+    Each is looked up in an index as the next after the one before, which takes no longer for more images.
+    """
+    label = predictions.c.label
+    found = sa.select(sa.func.min(label).label("label")).cte("found", recursive=True)
+    following = sa.select(sa.func.min(label)).where(label > found.c.label).scalar_subquery()
+    found = found.union_all(sa.select(following).where(found.c.label.is_not(None)))
+    is_first = sa.select(1).where(label == found.c.label, predictions.c.rank == 1).exists()
+    statement = sa.select(found.c.label).where(is_first)
+    return list(db.read(lambda connection: connection.scalars(statement).all()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +305,7 @@ def _verify(connection: sa.Connection, run_id: int, most_gaps: int) -> Proof:
         ).where(batches.c.run_id == run_id)
     ).one()
     gaps: list[Gap] = []
-    if run.listed_at is None:
+    if run.listed_at is None and run.status != RunStatus.CANCELLED:
         gaps.append(Gap(what="the listing is not complete"))
     ended = sum(by_status.get(status, 0) for status in ItemStatus if status is not ItemStatus.PENDING)
     if run.listed != ended + run.skipped:

@@ -1,8 +1,9 @@
 """People's own SQL: one statement that can only read the views, by the database's own means."""
 
+import contextlib
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -141,14 +142,18 @@ def _postgresql_rows(address: str, statement: str) -> Iterator[Rows]:
         connection.execute("SET TIME ZONE 'UTC'")
         _refuse_more_than_reading(connection)
         try:
-            with connection.cursor() as cursor:
-                # Streaming sends a statement in the protocol that takes only one.
-                stream = cursor.stream(statement)
+            # Streaming sends a statement in the protocol that takes only one. A stream that is not read to its end
+            # keeps the connection's lock until it is closed, and to end the transaction would wait for that.
+            with connection.cursor() as cursor, contextlib.closing(_stream(cursor, statement)) as stream:
                 first = next(stream, None)
                 yield Rows(_columns(cursor, statement), _with_first(first, stream))
         except psycopg.Error as error:
             message = str(error).strip().partition("\n")[0]
             raise SetupError(f"{message}. 'tagmill sql' takes one SELECT from {', '.join(VIEWS)}.") from error
+
+
+def _stream(cursor: "psycopg.Cursor[tuple[Any, ...]]", statement: str) -> Generator[Sequence[Any], None, None]:
+    yield from cursor.stream(statement)
 
 
 def _columns(cursor: "psycopg.Cursor[tuple[Any, ...]]", statement: str) -> tuple[str, ...]:

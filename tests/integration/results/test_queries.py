@@ -1,22 +1,32 @@
 """What the commands ask: proofs that find every gap, labels, counts."""
 
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 
-from base.errors import FailureReason
+from base.errors import FailureReason, TransientError
 from results import ledger
 from results.ledger import Answer, Failure
 from results.queries import (
     LABEL_COLUMNS,
     LabelFilter,
+    active_models,
     count_failures,
     count_labels,
     find_runs,
+    known_labels,
+    labels_statement,
     list_labels,
     verify_run,
 )
-from results.session import Database
+from results.runs import close_runs
+from results.schema import upgrade
+from results.session import Database, parse_database_url
 from tests.integration.results.test_ledger import answers, claim, record
+from tests.many_answers import fill_answers
 
 
 def execute(db: Database, statement: str) -> None:
@@ -36,7 +46,7 @@ def run_id(db: Database) -> int:
         image_id=held.images[3].image_id, fingerprint="10-1", reason=FailureReason.TRUNCATED, message="ends early"
     )
     ledger.finish(db, held, answers(held)[:3], [failure])
-    ledger.complete_runs(db)
+    close_runs(db)
     return number
 
 
@@ -153,17 +163,26 @@ def labelled(db: Database) -> Database:
     ("wanted", "expected"),
     [
         (LabelFilter(), 6),
-        (LabelFilter(label="dog"), 4),
-        (LabelFilter(label="Dog"), 0),
+        (LabelFilter(labels=("dog",)), 4),
+        (LabelFilter(labels=("Dog",)), 0),
         (LabelFilter(min_confidence=0.75), 4),  # Itself included.
-        (LabelFilter(label="dog", min_confidence=0.5), 2),
+        (LabelFilter(labels=("dog",), min_confidence=0.5), 2),
         (LabelFilter(source="file:///photos"), 4),  # And not its namesake.
         (LabelFilter(source="file:///photos/"), 4),
         (LabelFilter(source="file:///photos/sub"), 2),
         (LabelFilter(source="file:///photos/000.jpg"), 1),
         (LabelFilter(source="file:///"), 6),
         (LabelFilter(source="file:///phot"), 0),
+        (LabelFilter(labels=("dog", "cat")), 6),  # Either.
+        (LabelFilter(max_confidence=0.75), 4),
+        (LabelFilter(min_confidence=0.5, max_confidence=0.8), 2),
+        (LabelFilter(source="file:///photos", labels=("dog",), reviewed=False), 2),
+        (LabelFilter(reviewed=True), 0),
+        (LabelFilter(needs_review=False), 6),
+        (LabelFilter(needs_review=True), 0),
         (LabelFilter(model="m"), 6),
+        (LabelFilter(model="m", model_version=1), 6),
+        (LabelFilter(model="m", model_version=2), 0),
         (LabelFilter(model="other"), 0),
     ],
 )
@@ -177,7 +196,97 @@ def test_labels_come_by_image_with_every_column(labelled: Database) -> None:
     assert [row["image_uri"] for row in rows] == sorted(row["image_uri"] for row in rows)
     assert len(rows) == 3
     assert rows[0]["needs_review"] is False
-    assert str(rows[0]["classified_at"]).startswith("2023-11-14 22:13:20")
+    assert rows[0]["classified_at"] == "2023-11-14T22:13:20.000Z"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (LabelFilter(reviewed=True), ["file:///a.jpg"]),
+        (LabelFilter(reviewed=False), ["file:///b.jpg"]),
+        (LabelFilter(needs_review=True), ["file:///b.jpg"]),
+        (LabelFilter(needs_review=False), ["file:///a.jpg"]),
+    ],
+)
+def test_answers_are_filtered_by_their_review(db: Database, wanted: LabelFilter, expected: list[str]) -> None:
+    row = "SELECT '{}' AS image_uri, '' AS label, 1.0 AS confidence, 'm' AS model, 1 AS model_version, 1 AS run_id, "
+    row += "'{}' AS answered_by, {} AS needs_review, CURRENT_TIMESTAMP AS classified_at"
+    rows = row.format("file:///a.jpg", "human", "false") + " UNION ALL " + row.format("file:///b.jpg", "model", "true")
+    execute(db, "DROP VIEW current_labels")
+    execute(db, f"CREATE VIEW current_labels AS {rows}")
+
+    assert [row[0] for row in list_labels(db, wanted)] == expected
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [LabelFilter(), LabelFilter(source="file:///photos"), LabelFilter(min_confidence=0.5), LabelFilter(model="m")],
+)
+def test_labels_come_in_the_order_of_an_index(tmp_path: Path, wanted: LabelFilter) -> None:
+    """Sorted, a million rows would be read before the first is given. PostgreSQL goes by what the tables hold."""
+    db = Database(sa.URL.create("sqlite", database=str(tmp_path / "tagmill.db")))
+    upgrade(db)
+    asked = str(labels_statement(db, wanted).compile(db.engine, compile_kwargs={"literal_binds": True}))
+
+    plan = [row.detail for row in db.read(lambda connection: connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}"))]
+
+    assert any("images USING INDEX uq_images_uri" in step for step in plan)
+    assert "USE TEMP B-TREE FOR ORDER BY" not in plan
+
+
+_MORE_THAN_FETCHED = 5000
+
+
+def test_labels_are_of_one_moment_while_others_write(db: Database) -> None:
+    fill_answers(db.url, _MORE_THAN_FETCHED)
+    rows = list_labels(db, LabelFilter())
+    next(rows)
+
+    execute(db, "UPDATE images SET gone_at = 1")
+
+    assert sum(1 for _ in rows) == _MORE_THAN_FETCHED - 1
+    assert list(list_labels(db, LabelFilter())) == []
+
+
+@pytest.fixture
+def postgres_db(postgres_database: str) -> Iterator[Database]:
+    """A PostgreSQL database with more answers than are fetched at a time; it has no patience with its clients."""
+    db = Database(parse_database_url(postgres_database, "TAGMILL_DATABASE_URL"))
+    upgrade(db)
+    fill_answers(db.url, _MORE_THAN_FETCHED)
+    execute(db, f"ALTER DATABASE {db.url.database} SET idle_in_transaction_session_timeout = 100")
+    db.close()
+    yield db
+    db.close()
+
+
+def test_labels_wait_for_a_slow_reader(postgres_db: Database) -> None:
+    rows = list_labels(postgres_db, LabelFilter())
+    next(rows)
+    time.sleep(0.3)
+
+    assert sum(1 for _ in rows) == _MORE_THAN_FETCHED - 1
+
+
+def test_labels_that_are_cut_off_say_so(postgres_db: Database) -> None:
+    rows = list_labels(postgres_db, LabelFilter())
+    next(rows)
+    execute(postgres_db, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'FETCH%'")
+
+    with pytest.raises(TransientError, match=r"stopped answering: .*Try again\."):
+        list(rows)
+
+
+def test_labels_and_models_that_are_answers_are_known(labelled: Database) -> None:
+    execute(labelled, "UPDATE predictions SET label = 'no answer' WHERE image_id = 1")
+    execute(labelled, "UPDATE predictions SET rank = 2 WHERE image_id = 1")
+
+    assert known_labels(labelled) == ["cat", "dog"]
+    assert active_models(labelled) == {"m": 1}
+
+
+def test_empty_database_knows_no_labels(db: Database) -> None:
+    assert (known_labels(db), active_models(db)) == ([], {})
 
 
 def test_common_labels_of_a_source_are_counted(labelled: Database) -> None:

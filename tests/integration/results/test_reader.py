@@ -148,6 +148,12 @@ def test_sqlite_table_functions_can_be_used(sqlite_settings: Settings, function:
     assert rows == [("cat", 5)]
 
 
+@pytest.mark.timeout(30)
+def test_query_that_is_not_read_to_its_end_can_be_left(settings: Settings) -> None:
+    with pytest.raises(SetupError, match="the disk is full"), read_only_rows(settings, "SELECT 1 AS a") as answer:
+        raise SetupError(f"the disk is full, and {answer.columns} is not printed")
+
+
 def test_query_without_rows_still_has_columns(settings: Settings) -> None:
     assert ask(settings, "SELECT label, confidence FROM current_labels WHERE label = 'x'") == (
         ("label", "confidence"),

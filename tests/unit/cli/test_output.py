@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+from decimal import Decimal
 
 import pytest
 
 from cli.output import RowFormat, facts_table, print_json, print_rows, progress, say
 
+TEXT_FORMATS = [RowFormat.TABLE, RowFormat.CSV, RowFormat.JSONL]
 COLUMNS = ("image_uri", "label", "confidence")
 HOSTILE = "cat \x1b[31m\x07\r\n\x9b2J\u202e, \"quoted\"; 'x'"
 ROWS = [
@@ -23,6 +25,39 @@ def test_csv_can_be_read_back(capsys: pytest.CaptureFixture[str]) -> None:
     header, *rows = csv.reader(io.StringIO(capsys.readouterr().out, newline=""))
     assert tuple(header) == COLUMNS
     assert [(uri, label, float(share) if share else None) for uri, label, share in rows] == ROWS
+
+
+def test_carriage_return_ends_no_csv_row(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows(("label", "confidence"), [("cat\r=1+1", 0.5)], RowFormat.CSV)
+
+    assert capsys.readouterr().out == 'label,confidence\n"cat\r=1+1",0.5\n'
+
+
+@pytest.mark.parametrize("beginning", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])  # noqa: RUF001
+def test_csv_cell_that_starts_a_formula_is_defused(beginning: str, capsys: pytest.CaptureFixture[str]) -> None:
+    formula = f"{beginning}1+1"
+
+    print_rows((formula,), [(formula,)], RowFormat.CSV)
+
+    assert list(csv.reader(io.StringIO(capsys.readouterr().out, newline=""))) == [[f"'{formula}"], [f"'{formula}"]]
+
+
+def test_csv_numbers_and_other_text_are_not_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows(("a", "b", "c", "d", "e"), [(-1, -0.5, Decimal("-2.50"), None, "1-1=0")], RowFormat.CSV)
+
+    assert capsys.readouterr().out == "a,b,c,d,e\n-1,-0.5,-2.50,,1-1=0\n"
+
+
+def test_csv_cells_without_text_of_their_own_have_a_plain_one(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows(("sku", "hash"), [({"a": [1, "ü"]}, b"\x00\xff")], RowFormat.CSV)
+
+    assert capsys.readouterr().out == 'sku,hash\n"{""a"": [1, ""ü""]}",00ff\n'
+
+
+def test_jsonl_does_not_change_formulas(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows(("label",), [("=1+1",)], RowFormat.JSONL)
+
+    assert capsys.readouterr().out == '{"label": "=1+1"}\n'
 
 
 def test_jsonl_can_be_read_back(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,14 +97,14 @@ def test_table_columns_line_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "a       label\n------  -----\n1       yes\n1000\n0.5000  x\n"
 
 
-@pytest.mark.parametrize("form", list(RowFormat))
+@pytest.mark.parametrize("form", TEXT_FORMATS)
 def test_answer_without_rows_prints_no_row(form: RowFormat, capsys: pytest.CaptureFixture[str]) -> None:
     assert print_rows(COLUMNS, [], form) == 0
 
     assert len(capsys.readouterr().out.splitlines()) == {"table": 2, "csv": 1, "jsonl": 0}[form]
 
 
-@pytest.mark.parametrize("form", list(RowFormat))
+@pytest.mark.parametrize("form", TEXT_FORMATS)
 def test_more_rows_than_are_measured_are_printed(form: RowFormat, capsys: pytest.CaptureFixture[str]) -> None:
     rows = ((f"image {number}", "x" * (number // 400), 0.5) for number in range(2500))
 
