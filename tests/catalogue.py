@@ -1,0 +1,197 @@
+"""A small product catalogue after six runs of two models: what the documented queries are asked of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+from results.session import Database
+from results.tables import BatchStatus, ItemStatus, RunStatus, batches, images, items, model_versions, predictions, runs
+
+Labels = Sequence[tuple[str, float]]
+
+_PHOTOS = "file:///photos/"
+_STUDIO = "file:///studio/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """A run and the ends of its images."""
+
+    started_at: float
+    seconds: float | None  #: None: it still runs
+    source: str
+    model_version_id: int
+    answers: Mapping[str, Labels]
+    failures: Mapping[str, str] = field(default_factory=dict)  #: reason
+    reused: int = 0
+    skipped: int = 0
+
+
+def fill(db: Database, *, now: float) -> None:
+    """Write it.
+
+    Args:
+        now: seconds since 1970. The last run began an hour before, and is not finished; the one before, a day before
+            that. The others are of fixed days.
+    """
+
+    def work(connection: sa.Connection) -> None:
+        versions = [("efficientnet_lite0", 1, True), ("efficientnet_lite0", 2, False), ("shop_labels", 1, True)]
+        connection.execute(
+            model_versions.insert(),
+            [
+                {"id": number, "name": name, "version": version, "content_hash": f"{number}" * 64, "active": active}
+                for number, (name, version, active) in enumerate(versions, 1)
+            ],
+        )
+        image_ids: dict[str, int] = {}
+        for run_id, run in enumerate(_runs(now), 1):
+            _write(connection, run_id, run, image_ids)
+        for name in ("bags/D400/front.jpg", "bags/E500/front.jpg"):
+            _change(connection, image_ids[_PHOTOS + name], gone_at=_at("2024-11-21 09:00"))
+        _change(connection, image_ids[_PHOTOS + "shoes/A100/back.jpg"], fingerprint="changed")
+
+    db.write(work)
+
+
+def _runs(now: float) -> list[_Run]:
+    return [
+        _Run(
+            started_at=_at("2024-11-18 09:00"),
+            seconds=22,
+            source=_PHOTOS,
+            model_version_id=1,
+            answers={
+                "bags/C300/back.jpg": [("backpack", 0.61), ("purse", 0.21)],
+                "bags/C300/front.jpg": [("backpack", 0.99), ("purse", 0.01)],
+                "bags/D400/front.jpg": [("purse", 0.45), ("backpack", 0.44), ("sandal", 0.05)],  # Gone since.
+                "shoes/A100/back.jpg": [("running shoe", 0.88), ("sandal", 0.05)],  # Damaged since.
+                "shoes/A100/front.jpg": [("running shoe", 0.95), ("sandal", 0.03)],
+                "shoes/A100/on%20foot.jpg": [("sandal", 0.42), ("running shoe", 0.4), ("clog", 0.1)],
+                "shoes/B200/front.jpg": [("sandal", 0.91), ("clog", 0.05)],
+                "shoes/B200/side%2050%2520.jpg": [("clog", 0.25), ("boot", 0.22), ("vase", 0.2), ("sandal", 0.1)],
+                "shoesold/front.jpg": [("running shoe", 0.77), ("clog", 0.1)],
+            },
+            failures={"bags/C300/zip.jpg": "truncated", "bags/E500/front.jpg": "unreadable"},
+            reused=3,
+        ),
+        _Run(
+            started_at=_at("2024-11-21 09:00"),
+            seconds=6,
+            source=_PHOTOS,
+            model_version_id=1,
+            answers={"bags/C300/strap.jpg": [("backpack", 0.5), ("purse", 0.3)]},
+            failures={"bags/C300/zip.jpg": "truncated", "shoes/A100/back.jpg": "unreadable"},
+            skipped=7,
+        ),
+        _Run(
+            started_at=_at("2024-11-21 10:00"),
+            seconds=10,
+            source=_PHOTOS,
+            model_version_id=2,
+            answers={
+                "bags/C300/back.jpg": [("backpack", 0.71), ("purse", 0.2)],
+                "bags/C300/front.jpg": [("backpack", 0.98), ("purse", 0.02)],
+                "bags/C300/strap.jpg": [("backpack", 0.6), ("purse", 0.4)],
+                "shoes/A100/front.jpg": [("running shoe", 0.9), ("sandal", 0.1)],
+                "shoes/A100/on%20foot.jpg": [("running shoe", 0.55), ("sandal", 0.45)],
+                "shoes/B200/front.jpg": [("sandal", 0.95), ("clog", 0.05)],
+                "shoes/B200/side%2050%2520.jpg": [("sandal", 0.5), ("clog", 0.45)],
+                "shoesold/front.jpg": [("running shoe", 0.8), ("clog", 0.2)],
+            },
+            failures={"bags/C300/zip.jpg": "truncated", "shoes/A100/back.jpg": "unreadable"},
+        ),
+        _Run(
+            started_at=_at("2024-11-21 11:00"),
+            seconds=40,
+            source=_PHOTOS,
+            model_version_id=3,
+            answers={
+                "shoes/B200/front.jpg": [("slipper", 0.8), ("clog", 0.2)],
+                "shoes/B200/side%2050%2520.jpg": [("clog", 0.6)],
+            },
+            skipped=8,
+        ),
+        _Run(
+            started_at=now - 25 * 3600,
+            seconds=5,
+            source=_STUDIO,
+            model_version_id=1,
+            answers={"mug%201.jpg": [("coffee mug", 1.0), ("cup", 0.0)]},
+            failures={"lamp.jpg": "forbidden"},
+        ),
+        _Run(
+            started_at=now - 3600,
+            seconds=None,
+            source=_STUDIO,
+            model_version_id=1,
+            answers={
+                "chair.jpg": [("folding chair", 0.35), ("rocking chair", 0.3)],
+                "lamp.jpg": [("table lamp", 0.66), ("vase", 0.2)],
+            },
+            failures={"pot.jpg": "too_large", "urn.jpg": "forbidden", "vase.jpg": "forbidden"},
+            skipped=1,
+        ),
+    ]
+
+
+def _write(connection: sa.Connection, run_id: int, run: _Run, image_ids: dict[str, int]) -> None:
+    ended_at = None if run.seconds is None else run.started_at + run.seconds
+    waiting = 2 if ended_at is None else 0
+    ends = len(run.answers) + len(run.failures)
+    connection.execute(
+        runs.insert().values(
+            id=run_id,
+            source=run.source.removesuffix("/"),
+            include="[]",
+            model_version_id=run.model_version_id,
+            status=RunStatus.RUNNING if waiting else RunStatus.COMPLETED,
+            listed=run.skipped + ends + waiting,
+            skipped=run.skipped,
+            started_at=run.started_at,
+            listed_at=run.started_at,
+            finished_at=ended_at,
+        )
+    )
+    batch = {"run_id": run_id, "status": BatchStatus.DONE, "size": ends, "reused": run.reused}
+    batch |= {"classified": len(run.answers), "failed": len(run.failures)}
+    batch_id = connection.execute(batches.insert().values(batch).returning(batches.c.id)).scalar_one()
+    if waiting:
+        connection.execute(batches.insert().values(run_id=run_id, status=BatchStatus.PENDING, size=waiting))
+    for name in [*run.answers, *run.failures]:
+        image_id = _image(connection, run.source + name, image_ids)
+        item = {"run_id": run_id, "image_id": image_id, "batch_id": batch_id, "fingerprint": "first", "attempts": 1}
+        item |= {"finished_at": ended_at or run.started_at}
+        if name in run.failures:
+            item |= {"status": ItemStatus.FAILED, "reason": run.failures[name], "message": "what was found"}
+        else:
+            item |= {"status": ItemStatus.CLASSIFIED}
+            _write_labels(connection, run.answers[name], run.model_version_id, item)
+        connection.execute(items.insert().values(item))
+
+
+def _image(connection: sa.Connection, uri: str, image_ids: dict[str, int]) -> int:
+    if uri not in image_ids:
+        new = images.insert().values(uri=uri, fingerprint="first").returning(images.c.id)
+        image_ids[uri] = connection.execute(new).scalar_one()
+    return image_ids[uri]
+
+
+def _write_labels(connection: sa.Connection, labels: Labels, model_version_id: int, item: Mapping[str, object]) -> None:
+    row = {name: item[name] for name in ("run_id", "image_id", "fingerprint")}
+    row |= {"model_version_id": model_version_id, "classified_at": item["finished_at"]}
+    ranked = enumerate(labels, 1)
+    connection.execute(
+        predictions.insert(),
+        [row | {"rank": rank, "label": label, "confidence": confidence} for rank, (label, confidence) in ranked],
+    )
+
+
+def _change(connection: sa.Connection, image_id: int, **values: object) -> None:
+    connection.execute(images.update().where(images.c.id == image_id).values(**values))
+
+
+def _at(time: str) -> float:
+    return datetime.fromisoformat(time).replace(tzinfo=UTC).timestamp()
