@@ -18,6 +18,7 @@ from base.settings import Settings
 from broker.app import QUEUE, redis_of
 from broker.messages import CLASSIFY_BATCH, BatchMessage
 from results import ledger
+from results.runs import close_runs
 from results.session import Database
 
 log = structlog.get_logger()
@@ -32,7 +33,7 @@ def dispatch(db: Database, app: Celery, settings: Settings) -> int:
     Raises:
         TransientError: the database or the broker does not answer; nothing is lost by that.
     """
-    ledger.complete_runs(db)
+    close_runs(db)
     # One connection for the count and the messages; a new one each time, so that a broken one heals.
     with broker_errors(), app.connection_for_write() as connection:
         queued = queue_length(connection)

@@ -33,13 +33,13 @@ def predict(
     settings = load_settings()
     version = find_or_build(Registry(settings.models_path), model)
     limits = DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
-    classifier = Classifier(version, limits=limits, top_k=top_k)
+    classifier = Classifier(version, limits=limits)
     told, failed = [], 0
     for image in images:
         uri = path_to_uri(os.path.realpath(os.fsencode(image)))
         facts: dict[str, object] = {"image": os.fsencode(image).decode(errors="replace"), "model": str(version)}
         try:
-            found = classifier.predict(fetch(uri, max_bytes=settings.max_image_bytes).encoded)
+            found = classifier.predict(fetch(uri, max_bytes=settings.max_image_bytes).encoded, top_k)
         except ImageError as error:
             failed += 1
             facts |= {"reason": str(error.reason), "message": str(error)}

@@ -16,3 +16,13 @@ def find_or_build(registry: Registry, reference: str | None, *, quiet: bool = Fa
     say(f"building the pretrained model {DEFAULT_MODEL} in {registry.root}, once; about a minute")
     with progress(quiet=quiet) as reporter:
         return ensure_pretrained(registry, reporter.update)
+
+
+def check_model(registry: Registry, reference: str | None) -> None:
+    """Refuse a model that does not exist, before anything is made for it; the pretrained one may still be built.
+
+    Raises:
+        ModelError: there is no such version.
+    """
+    if reference is not None and (reference != DEFAULT_MODEL or registry.versions(DEFAULT_MODEL)):
+        registry.find(reference)

@@ -1,267 +1,188 @@
-"""`tagmill run`: list a source, have it classified, wait, and say how it went."""
+"""`tagmill run` and `tagmill retry`: list, have it classified, wait, and say how it went."""
 
-import time
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, Any, Self
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import structlog
 import typer
 
-from base.errors import BrokerError, SetupError, TransientError
+from base.errors import SetupError
 from base.settings import Settings, load_settings
-from cli.output import Reporter, facts_table, print_json, progress, say
+from cli.options import Everything, Exclude, Include, Json, MaxFailures, Model, RunNumber, Source, TopK, Workers
+from cli.output import facts_table, print_json, progress, say
 from cli.status import describe, find_run
+from cli.work import Work
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from producer.folder import Folder
-    from results.listing import OpenRun
+    from producer.list_source import Listing
     from results.queries import RunProgress
+    from results.runs import OpenRun, RunRequest, SourceHeld
     from results.session import Database
-    from worker.local import LocalWorker
-
-log = structlog.get_logger()
-
-_LOOK_SECONDS = 0.5
-_DISPATCH_SECONDS = 2.0
-# Workers of others that take nothing for so long are most likely not there.
-_NOBODY_SECONDS = 20.0
 
 
 def run(
-    source: Annotated[str, typer.Argument(help="A folder of images, or one image.", metavar="SOURCE")],
-    model: Annotated[str | None, typer.Option(help="NAME or NAME:VERSION; the pretrained one unless given.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Worker processes to start; one per core unless given.")
-    ] = None,
-    include: Annotated[
-        list[str] | None, typer.Option(help="Glob of images to take, instead of the usual suffixes; repeatable.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    source: Source,
+    model: Model = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    everything: Everything = False,
+    max_failures: MaxFailures = None,
+    top_k: TopK = None,
+    workers: Workers = None,
+    json: Json = False,
 ) -> None:
     """Classify what is new or changed in a source, and wait until every image has its end.
 
     Starts a broker and workers of its own, unless TAGMILL_BROKER_URL names a broker whose workers will do it. An
-    unfinished run of the same source and model is gone on with.
+    unfinished run of the same source and model is gone on with. Exits with 1 when more images fail than allowed.
 
-    Example: tagmill run ./photos --include "*.jpg"
+    Example: tagmill run ./photos --include "*.jpg" --max-failures 1%
     """
+    from cli.pretrained import check_model, find_or_build
     from models.registry import Registry
     from producer.folder import Folder
-    from producer.list_source import check_not_empty
-    from results.listing import open_run
+    from producer.list_source import check_not_empty, source_listing
+    from results.runs import RunRequest
     from results.schema import open_database
 
     settings = load_settings()
-    _quiet_logs(settings)
-    globs = include or []
-    folder = Folder(source, globs)
-    check_not_empty(folder, globs)
+    allowed = _parse_allowed(max_failures)
+    folder = Folder(source, include or [], exclude or [])
+    check_not_empty(folder, include or [])
     registry = Registry(settings.models_path)
-    if model is not None:
-        _check_model(registry, model)
-    app = None if settings.broker_url is None else _configured_broker(settings.broker_url.get_secret_value())
-    if app is not None and workers is not None:
-        say("--workers is of no use here: TAGMILL_BROKER_URL is set, and the workers of that broker do the work")
+    check_model(registry, model)
+    app = _configured_broker(settings, workers)
     db = open_database(settings, create=True)
-    from cli.pretrained import find_or_build
-
     version = find_or_build(registry, model, quiet=json)
-    opened = open_run(
-        db,
+    request = RunRequest(
         source=folder.uri,
-        include=globs,
         model=version.name,
         model_version=version.version,
         content_hash=version.content_hash,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        everything=everything,
+        top_k=top_k or settings.top_k,
     )
+
+    def listing(opened: "OpenRun") -> "Listing":
+        return source_listing(db, folder, model_version_id=opened.model_version_id, everything=everything)
+
+    _see_to(settings, db, request, listing, app=app, workers=workers, allowed=allowed, json=json)
+
+
+def retry(
+    run: RunNumber = None,
+    max_failures: MaxFailures = None,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Classify the images again that failed in a run, with the same model version, in a run of their own.
+
+    Images that are gone by now, or that a later run has answered, are left out.
+
+    Example: tagmill retry 7
+    """
+    from models.registry import Registry
+    from producer.list_source import retry_listing
+    from results.queries import find_request
+    from results.schema import open_database
+
+    settings = load_settings()
+    allowed = _parse_allowed(max_failures)
+    db = open_database(settings)
+    failed = find_run(db, run)
+    if failed.finished_at is None:
+        raise SetupError(
+            f"run {failed.run_id} is not finished. 'tagmill run' with its source goes on with it; "
+            f"'tagmill cancel {failed.run_id}' stops it."
+        )
+    if not failed.failed:
+        say(f"run {failed.run_id} has no failed images")
+        return
+    first = find_request(db, failed.run_id)
+    version = Registry(settings.models_path).find(f"{first.model}:{first.model_version}")
+    request = replace(first, content_hash=version.content_hash, everything=False, retry_of=failed.run_id)
+    app = _configured_broker(settings, workers)
+
+    def listing(opened: "OpenRun") -> "Listing":
+        return retry_listing(db, failed.run_id, model_version_id=opened.model_version_id)
+
+    _see_to(settings, db, request, listing, app=app, workers=workers, allowed=allowed, json=json)
+
+
+def _see_to(
+    settings: Settings,
+    db: "Database",
+    request: "RunRequest",
+    listing: "Callable[[OpenRun], Listing]",
+    *,
+    app: "Celery | None",
+    workers: int | None,
+    allowed: Callable[[int], float],
+    json: bool,
+) -> None:
+    """Begin the run, see it to its end, print the summary and exit as that says."""
+    from producer.start_run import start_run
+
+    _quiet_logs(settings)
+    opened = start_run(db, request, on_wait=_tell_waiting)
+    what = request.source if request.retry_of is None else f"what failed in run {request.retry_of} of {request.source}"
     if opened.resumed:
-        say(f"going on with run {opened.run_id} of {folder.uri}, which was not finished")
+        say(f"going on with run {opened.run_id} of {what}, which was not finished")
     else:
-        say(f"run {opened.run_id}: {folder.uri} with {version}")
+        say(f"run {opened.run_id}: {what} with {request.model}:{request.model_version}")
     try:
-        with (
-            _Work(settings, db, opened, app=app, processes=workers) as work,
-            progress(quiet=json) as reporter,
-        ):
-            work.list(folder, reporter)
+        with Work(settings, db, opened, app=app, processes=workers) as work, progress(quiet=json) as reporter:
+            work.list(listing(opened), reporter)
             finished = work.wait(reporter)
             speed = work.speed
     except KeyboardInterrupt:
         _tell_interrupted(db, opened.run_id, workers_go_on=app is not None)
         raise
-    _summarise(db, folder, finished, speed, json=json)
+    _summarise(db, request, finished, speed, json=json)
+    _judge(finished, allowed(finished.listed))
 
 
-class _Work:
-    """What a run needs while it lasts: a broker, workers, and somebody who sends what is due."""
+def _judge(run: "RunProgress", allowed: float) -> None:
+    """Exit with 1 where the answer is no."""
+    from results.tables import RunStatus
 
-    def __init__(
-        self, settings: Settings, db: "Database", opened: "OpenRun", *, app: "Celery | None", processes: int | None
-    ) -> None:
-        self._settings = settings
-        self._db = db
-        self._run = opened
-        self._app = app
-        self._processes = processes
-        self._worker: LocalWorker | None = None
-        self._stack = ExitStack()
-        self._next_dispatch = 0.0
-        self._taken_at = time.monotonic()
-        self._claims = -1
-        self._warned = False
-        self._speed = _Speed()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # The worker first: it still talks to the broker while it stops.
-        self._stack.close()
-
-    @property
-    def speed(self) -> float:
-        """Images that got their end per second, since this command began."""
-        return self._speed.images_per_second
-
-    def list(self, folder: "Folder", reporter: Reporter) -> None:
-        from producer.list_source import list_source
-
-        def on_chunk() -> None:
-            self._tend(reporter)
-
-        reporter.update("listing", None)
-        list_source(self._db, self._run, folder, images_per_batch=self._settings.images_per_batch, on_chunk=on_chunk)
-
-    def wait(self, reporter: Reporter) -> "RunProgress":
-        from results.tables import RunStatus
-
-        self._next_dispatch = 0.0
-        while True:
-            try:
-                state = self._tend(reporter)
-            except TransientError as error:
-                log.warning("database_away", error=str(error))
-                continue
-            if state.status is RunStatus.FAILED:
-                raise SetupError(f"run {state.run_id} stopped: {state.error}")
-            if state.status not in (RunStatus.LISTING, RunStatus.RUNNING):
-                return state
-            time.sleep(_LOOK_SECONDS)
-
-    def _tend(self, reporter: Reporter) -> "RunProgress":
-        """Send what is due, see that the workers are alive, show how far it is."""
-        state = find_run(self._db, self._run.run_id)
-        reporter.update(*self._speed.describe(state))
-        if state.is_listed and state.done == state.listed:
-            from results.ledger import complete_runs
-
-            complete_runs(self._db)
-            return find_run(self._db, self._run.run_id)
-        self._have_workers(state)
-        now = time.monotonic()
-        if now >= self._next_dispatch:
-            self._next_dispatch = now + _DISPATCH_SECONDS
-            self._dispatch()
-        if state.claims != self._claims:
-            self._claims, self._taken_at = state.claims, now
-        elif self._worker is None and not self._warned and now - self._taken_at > _NOBODY_SECONDS:
-            self._warned = True
-            say("no worker has taken anything yet; start some with 'tagmill worker', or wait for them")
-        return state
-
-    def _have_workers(self, state: "RunProgress") -> None:
-        """Start broker and workers of our own with the first image that needs them: most nights have few."""
-        if self._worker is not None:
-            self._worker.check(state.claims)
-            return
-        if self._app is not None or state.done == state.listed:
-            return
-        from broker.app import make_app
-        from broker.embedded import embedded_broker
-        from worker.local import LocalWorker, cores
-
-        home = self._settings.home_path
-        url = self._stack.enter_context(embedded_broker(home))
-        self._worker = LocalWorker(
-            self._settings,
-            self._db,
-            broker_url=url,
-            processes=self._processes or cores(),
-            log_path=home / "worker.log",
-        )
-        self._stack.callback(self._worker.stop)
-        self._app = make_app(url)
-
-    def _dispatch(self) -> None:
-        from broker.dispatch import dispatch
-
-        if self._app is None:
-            return
-        try:
-            dispatch(self._db, self._app, self._settings)
-        except TransientError as error:
-            log.warning("broker_away", error=str(error))
-            if self._worker is not None:
-                self._revive_broker()
-
-    def _revive_broker(self) -> None:
-        from broker.embedded import revive
-
-        try:
-            revive(self._settings.home_path)
-        except BrokerError as error:
-            log.warning("broker_not_revived", error=str(error))  # The next dispatch tries again.
+    if run.status is RunStatus.CANCELLED:
+        say(f"run {run.run_id} was cancelled: {run.cancelled:,} of {run.listed:,} images were not reached")
+        raise typer.Exit(1)
+    if run.failed > allowed:
+        say(f"{run.failed:,} of {run.listed:,} images failed, and --max-failures allows {int(allowed):,}")
+        raise typer.Exit(1)
 
 
-class _Speed:
-    """Images per second since this command began, and so the time that is left."""
-
-    def __init__(self) -> None:
-        self._begun: tuple[float, int] | None = None
-        self.images_per_second = 0.0
-
-    def describe(self, state: "RunProgress") -> tuple[str, float | None]:
-        """What to show, and the share that is done."""
-        ended = state.classified + state.failed
-        if self._begun is None:
-            self._begun = (time.monotonic(), ended)
-        elapsed = time.monotonic() - self._begun[0]
-        self.images_per_second = speed = (ended - self._begun[1]) / elapsed if elapsed > 0 else 0.0
-        text = f"{state.done:,} of {state.listed:,}{'' if state.is_listed else '+'} images"
-        if state.failed:
-            text += f", {state.failed:,} failed"
-        if speed:
-            text += f", {speed:.0f} img/s"
-            if state.is_listed:
-                text += f", {_duration((state.listed - state.done) / speed)} left"
-        return text, state.done / state.listed if state.is_listed and state.listed else None
+def _parse_allowed(text: str | None) -> Callable[[int], float]:
+    """From the listed images to the failures that are allowed among them."""
+    if text is None:
+        return lambda listed: float("inf")
+    match = re.fullmatch(r"(\d{1,18})|(\d{1,3}(?:\.\d{1,9})?)%", text, re.ASCII)
+    if match is None or (match[2] is not None and float(match[2]) > 100):
+        raise SetupError(f"--max-failures {text!r} is neither a number nor a share; write 20, or 0.5%.")
+    if match[1] is not None:
+        most = int(match[1])
+        return lambda listed: most
+    share = float(match[2]) / 100
+    return lambda listed: share * listed
 
 
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def _check_model(registry: Any, reference: str) -> None:
-    """Refuse a model that does not exist before anything is made for it."""
-    from models.pretrained import DEFAULT_MODEL
-
-    if reference != DEFAULT_MODEL or registry.versions(DEFAULT_MODEL):
-        registry.find(reference)
-
-
-def _configured_broker(address: str) -> "Celery":
+def _configured_broker(settings: Settings, workers: int | None) -> "Celery | None":
+    if settings.broker_url is None:
+        return None
     from broker.app import make_app
     from broker.check import check_broker
 
-    app = make_app(address)
+    app = make_app(settings.broker_url.get_secret_value())
     check_broker(app)
+    if workers is not None:
+        say("--workers is of no use here: TAGMILL_BROKER_URL is set, and the workers of that broker do the work")
     return app
 
 
@@ -273,24 +194,37 @@ def _quiet_logs(settings: Settings) -> None:
     configure_logs(json_lines=settings.json_logs, level=logging.WARNING)
 
 
+def _tell_waiting(held: "SourceHeld") -> None:
+    from results.runs import HOLD_SECONDS
+
+    say(
+        f"run {held.run_id} of this source is held by {held.holder}; "
+        f"looking for up to {HOLD_SECONDS:.0f} s whether that still lives"
+    )
+
+
 def _tell_interrupted(db: "Database", run_id: int, *, workers_go_on: bool) -> None:
     state = find_run(db, run_id)
     left = f"{state.done:,} of {state.listed:,} images done"
     if workers_go_on and state.is_listed:
         say(
-            f"interrupted; the workers go on with run {run_id} ({left}). 'tagmill status {run_id}' shows how far it is."
+            f"interrupted; the workers go on with run {run_id} ({left}). "
+            f"'tagmill status {run_id}' shows how far it is, 'tagmill cancel {run_id}' stops it."
         )
     else:
-        say(f"interrupted; run {run_id} is kept ({left}). The same command goes on with it.")
+        say(
+            f"interrupted; run {run_id} is kept ({left}). The same command goes on with it, "
+            f"'tagmill cancel {run_id}' drops the rest."
+        )
 
 
-def _summarise(db: "Database", folder: "Folder", state: "RunProgress", speed: float, *, json: bool) -> None:
+def _summarise(db: "Database", request: "RunRequest", state: "RunProgress", speed: float, *, json: bool) -> None:
     from results.queries import count_failures, count_labels
 
     failures = count_failures(db, state.run_id)
-    labels = count_labels(db, source=folder.uri, model=state.model)
+    labels = count_labels(db, source=request.source, model=state.model)
     query = "SELECT label, count(*) AS images FROM current_labels GROUP BY label ORDER BY images DESC LIMIT 10"
-    facts = describe(state, speed) | {
+    facts: dict[str, Any] = describe(state, speed) | {
         "failures": failures,
         "labels": [{"label": label, "images": images} for label, images in labels],
         "database": db.url.render_as_string(hide_password=True),
@@ -302,6 +236,8 @@ def _summarise(db: "Database", folder: "Folder", state: "RunProgress", speed: fl
     rows: list[tuple[str, object]] = [(name, facts[name]) for name in ("listed", "classified", "reused", "failed")]
     rows += [(f"  {reason}", images) for reason, images in failures.items()]
     rows.append(("skipped", state.skipped))
+    if state.cancelled:
+        rows.append(("cancelled", state.cancelled))
     if state.gone:
         rows.append(("gone", state.gone))
     if state.passed_over:

@@ -1,24 +1,21 @@
 """`tagmill status` and `tagmill verify`."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from base.errors import SetupError
 from base.settings import load_settings
+from cli.options import Json, RunNumber
 from cli.output import facts_table, print_json, say
 
 if TYPE_CHECKING:
     from results.queries import RunProgress
     from results.session import Database
 
-RunNumber = Annotated[
-    int | None, typer.Argument(min=1, max=2**63 - 1, help="Number of a run; the latest unless given.", metavar="RUN")
-]
 
-
-def status(run: RunNumber = None, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def status(run: RunNumber = None, json: Json = False) -> None:
     """Show how far a run is, how fast, and what failed.
 
     Example: tagmill status
@@ -39,7 +36,7 @@ def status(run: RunNumber = None, json: Annotated[bool, typer.Option("--json", h
         print(f"  {reason}: {images}")
 
 
-def verify(run: RunNumber = None, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def verify(run: RunNumber = None, json: Json = False) -> None:
     """Prove that every listed image of a run has exactly one end and every classified one its rows.
 
     Exits with 1 when it does not, and names what is missing.

@@ -12,23 +12,19 @@ class Classifier:
     Args:
         version: what to classify with.
         limits: what an image may cost.
-        top_k: labels kept per image.
         engine: for tests; None loads the version's own.
 
     Raises:
         ModelError: the version's files are missing, or not what was published.
     """
 
-    def __init__(
-        self, version: ModelVersion, *, limits: DecodingLimits, top_k: int, engine: Engine | None = None
-    ) -> None:
+    def __init__(self, version: ModelVersion, *, limits: DecodingLimits, engine: Engine | None = None) -> None:
         self.version = version
-        self.top_k = min(top_k, len(version.labels))
         self._limits = limits
         self._engine = load_engine(version) if engine is None else engine
 
-    def predict(self, encoded: bytes) -> list[Prediction]:
-        """The k most confident labels of one image, the most confident first.
+    def predict(self, encoded: bytes, k: int) -> list[Prediction]:
+        """The k most confident labels of one image, the most confident first; all of them when there are fewer.
 
         Raises:
             ImageError: the bytes are no image that can be read.
@@ -36,4 +32,4 @@ class Classifier:
         pixels = decode(encoded, self.version.preprocessing, self._limits)  # (S, S, 3)
         logits = self._engine.predict_logits(pixels[None])  # (1, K)
         shares = confidences(logits, self.version.temperature)  # (1, K)
-        return top_k(shares, self.version.labels, self.top_k)[0]
+        return top_k(shares, self.version.labels, k)[0]

@@ -14,6 +14,7 @@ class Kind(StrEnum):
     NEW = "new"  # No answer of this model version yet.
     CHANGED = "changed"  # Its bytes may be others than those that were looked at last.
     UNCHANGED = "unchanged"  # This model version has answered it as it is.
+    AGAIN = "again"  # The same, and the run wants everything classified.
     GONE = "gone"  # Known, and no longer there.
     PASSED_OVER = "passed_over"  # Something that is not listed.
 
@@ -25,11 +26,16 @@ class Change:
     kind: Kind
     uri: str
     fingerprint: str | None = None  #: as listed; None where nothing is
+    size_bytes: int = 0  #: as listed
     known: KnownImage | None = None
 
 
 def compare(
-    listing: Iterable[Found | PassedOver], known: Iterable[KnownImage], lists: Callable[[str], bool]
+    listing: Iterable[Found | PassedOver],
+    known: Iterable[KnownImage],
+    lists: Callable[[str], bool],
+    *,
+    everything: bool = False,
 ) -> Iterator[Change]:
     """Tell for every listed image whether it needs work, and which known ones are gone.
 
@@ -37,6 +43,7 @@ def compare(
         listing: in URI order.
         known: in URI order, of the same range of URIs.
         lists: whether the source would list a URI; known images that it would not are none of its business.
+        everything: unchanged images need work, too.
     """
     remaining = iter(known)
     current = next(remaining, None)
@@ -51,16 +58,26 @@ def compare(
                 current = next(remaining, None)  # Cannot be seen, which is not the same as gone.
             continue
         if current is None or current.uri != found.uri:
-            yield Change(kind=Kind.NEW, uri=found.uri, fingerprint=found.fingerprint)
+            yield _listed(Kind.NEW, found)
             continue
-        yield Change(
-            kind=_kind(current, found.fingerprint), uri=found.uri, fingerprint=found.fingerprint, known=current
-        )
+        kind = _kind(current, found.fingerprint)
+        yield _listed(Kind.AGAIN if everything and kind is Kind.UNCHANGED else kind, found, current)
         current = next(remaining, None)
     while current is not None:
         if lists(current.uri) and not current.gone:
             yield Change(kind=Kind.GONE, uri=current.uri, known=current)
         current = next(remaining, None)
+
+
+def retry(failed: Iterable[KnownImage]) -> Iterator[Change]:
+    """The images that failed once, each as it was last seen; those that have an answer by now need no work."""
+    for image in failed:
+        kind = Kind.UNCHANGED if image.answered else Kind.AGAIN
+        yield Change(kind=kind, uri=image.uri, fingerprint=image.fingerprint, known=image)
+
+
+def _listed(kind: Kind, found: Found, known: KnownImage | None = None) -> Change:
+    return Change(kind=kind, uri=found.uri, fingerprint=found.fingerprint, size_bytes=found.size_bytes, known=known)
 
 
 def _is_at_or_below(uri: str, place: str) -> bool:

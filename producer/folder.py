@@ -41,13 +41,15 @@ class Folder:
         path: as the user wrote it, or its URI; links on the way to it are followed, links below it are not.
         include: globs instead of the usual suffixes. One without a slash matches names at any depth, one with a slash
             the path below the folder, where `**` stands for any number of folders.
+        exclude: globs of what is not listed; one that matches a folder leaves out all that is below it.
 
     Raises:
         SourceError: it does not exist, cannot be read, or is neither a folder nor a file.
     """
 
-    def __init__(self, path: str, include: Sequence[str] = ()) -> None:
-        self._include = [_compile_glob(glob) for glob in include]
+    def __init__(self, path: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+        self._include = [_compile_glob(glob, "--include") for glob in include]
+        self._exclude = [_compile_glob(glob.rstrip("/"), "--exclude") for glob in exclude]
         if path.startswith("file://"):
             path = os.fsdecode(unquote_to_bytes(path.removeprefix("file://")))
         if not path or "://" in path:
@@ -78,7 +80,11 @@ class Folder:
             return uri == self.uri
         if not uri.startswith(self._prefix):
             return False
-        relative = os.fsdecode(unquote_to_bytes(uri[len(self._prefix) :]))
+        relative = self._relative(uri)
+        if self._exclude:
+            parts = relative.split("/")
+            if any(self._excludes("/".join(parts[:depth])) for depth in range(1, len(parts) + 1)):
+                return False
         if self._include:
             return any(pattern.fullmatch(relative) for pattern in self._include)
         return relative.lower().endswith(SUFFIXES)
@@ -105,6 +111,12 @@ class Folder:
             ) from error
         yield from self._walk(self._root, self._prefix, after)
 
+    def _relative(self, uri: str) -> str:
+        return os.fsdecode(unquote_to_bytes(uri[len(self._prefix) :]))
+
+    def _excludes(self, relative: str) -> bool:
+        return any(pattern.fullmatch(relative) for pattern in self._exclude)
+
     def _walk(self, folder: bytes, prefix: str, after: str | None) -> Iterator[Found | PassedOver]:
         try:
             with os.scandir(folder) as entries:
@@ -117,7 +129,8 @@ class Folder:
         for name in names:
             uri, path = prefix + name.quoted, os.path.join(folder, name.raw)
             if name.kind == "folder":
-                if after is None or uri > after or after.startswith(uri):
+                is_ahead = after is None or uri > after or after.startswith(uri)
+                if is_ahead and not self._excludes(self._relative(uri).rstrip("/")):
                     yield from self._walk(path, uri, after)
             elif after is not None and uri <= after:
                 continue
@@ -166,10 +179,10 @@ def _look(path: bytes, uri: str) -> Found | PassedOver | None:
     return Found(uri=uri, fingerprint=f"{status.st_size}-{status.st_mtime_ns}", size_bytes=status.st_size)
 
 
-def _compile_glob(glob: str) -> re.Pattern[str]:
+def _compile_glob(glob: str, option: str) -> re.Pattern[str]:
     """`*` and `?` stay within a folder's name, `**` crosses folders, `[…]` is a set; as git and ripgrep do it."""
     if not glob.strip("/"):
-        raise SourceError(f"--include {glob!r} matches nothing. Write a glob such as '*.jpg' or 'shoes/**/*.png'.")
+        raise SourceError(f"{option} {glob!r} matches nothing. Write a glob such as '*.jpg' or 'shoes/**/*.png'.")
     anchored = "/" in glob.rstrip("/")
     pattern, rest = "" if anchored else "(?:.*/)?", glob.lstrip("/")
     while rest:
@@ -189,4 +202,4 @@ def _compile_glob(glob: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern, re.DOTALL)
     except re.error as error:
-        raise SourceError(f"--include {glob!r} is not a glob: {error}. Write one such as '*.jpg'.") from error
+        raise SourceError(f"{option} {glob!r} is not a glob: {error}. Write one such as '*.jpg'.") from error

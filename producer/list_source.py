@@ -2,14 +2,18 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from base.errors import SourceError
 from producer.batching import cut
-from producer.changes import compare
+from producer.changes import Change, compare, retry
 from producer.folder import SUFFIXES, Folder, Found
-from results.listing import ListingTaken, OpenRun, end_listing, find_known, find_listing, record_chunk
+from results.listing import ListingTaken, end_listing, find_failed, find_known, find_listing, record_chunk
+from results.runs import OpenRun
 from results.session import Database
+
+#: What a run lists, beginning after a URI.
+Listing = Callable[[str | None], Iterator[Change]]
 
 
 def check_not_empty(source: Folder, include: Sequence[str]) -> None:
@@ -24,10 +28,31 @@ def check_not_empty(source: Folder, include: Sequence[str]) -> None:
         raise SourceError(f"no images in {source.uri} (looked for {wanted}). Name another folder, or --include GLOB.")
 
 
-def list_source(
-    db: Database, run: OpenRun, source: Folder, *, images_per_batch: int, on_chunk: Callable[[], object]
+def source_listing(db: Database, source: Folder, *, model_version_id: int | None, everything: bool) -> Listing:
+    """What is to be done for each image of a source.
+
+    Args:
+        model_version_id: whose answers count; None when it has none yet.
+        everything: unchanged images need work, too.
+    """
+    first, end = source.uri_range
+
+    def list_after(cursor: str | None) -> Iterator[Change]:
+        known = find_known(db, model_version_id=model_version_id, first=first, end=end, after=cursor)
+        return compare(source.walk(after=cursor), known, source.lists, everything=everything)
+
+    return list_after
+
+
+def retry_listing(db: Database, run_id: int, *, model_version_id: int) -> Listing:
+    """What is to be done for each image that failed in a run."""
+    return lambda cursor: retry(find_failed(db, run_id, model_version_id=model_version_id, after=cursor))
+
+
+def record_listing(
+    db: Database, run: OpenRun, listing: Listing, *, images_per_batch: int, on_chunk: Callable[[], object]
 ) -> None:
-    """Record what a source lists, from the run's cursor to the end.
+    """Record what a run lists, from its cursor to the end.
 
     Args:
         on_chunk: called after each transaction: there is something to send.
@@ -35,12 +60,10 @@ def list_source(
     Raises:
         SourceError: the source can no longer be read.
     """
-    first, end = source.uri_range
     cursor, is_listed = run.cursor, run.listed
     while not is_listed:
-        known = find_known(db, model_version_id=run.model_version_id, first=first, end=end, after=cursor)
         try:
-            for chunk in cut(compare(source.walk(after=cursor), known, source.lists), images_per_batch):
+            for chunk in cut(listing(cursor), images_per_batch):
                 record_chunk(db, run.run_id, cursor=cursor, chunk=chunk)
                 cursor = chunk.cursor
                 on_chunk()

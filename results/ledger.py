@@ -14,15 +14,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from base.errors import FailureReason
+from results.runs import NOT_DONE, OPEN
 from results.session import Database
-from results.tables import BatchStatus, ItemStatus, RunStatus, batches, images, items, model_versions, predictions, runs
+from results.tables import BatchStatus, ItemStatus, batches, images, items, model_versions, predictions, runs
 
 #: A batch whose claims were lost this often is split; an image alone in its batch is given up.
 CLAIMS_LEFT_UNANSWERED = 2
-
-_OPEN_RUN = (RunStatus.LISTING, RunStatus.RUNNING)
-# Written out and not as a parameter: only so does SQLite see that the partial index `ix_batches_open` answers it.
-_NOT_DONE = sa.literal_column("batches.status") != sa.literal_column("'done'")
 
 
 class LeaseLost(Exception):
@@ -49,6 +46,8 @@ class Claim:
     model: str
     model_version: int
     content_hash: str  #: hex; what the registry's files must add up to
+    everything: bool  #: the run wants each image classified, also where its bytes were known before
+    top_k: int  #: labels to keep for each image
     images: tuple[ClaimedImage, ...]
 
 
@@ -88,7 +87,7 @@ def claim(db: Database, batch_id: int, *, owner: str, lease_seconds: float) -> C
 
     def work(connection: sa.Connection) -> Claim | None:
         free = sa.or_(batches.c.status == BatchStatus.PENDING, batches.c.lease_until < db.now)
-        open_run = sa.exists().where(runs.c.id == batches.c.run_id, runs.c.status.in_(_OPEN_RUN))
+        open_run = sa.exists().where(runs.c.id == batches.c.run_id, runs.c.status.in_(OPEN))
         row = connection.execute(
             batches.update()
             .where(batches.c.id == batch_id, batches.c.status != BatchStatus.DONE, free, open_run)
@@ -190,11 +189,15 @@ def give_back_lost(db: Database, owner: str, reason: FailureReason | None) -> in
     Returns:
         How many there were.
     """
-    whose = batches.c.owner.startswith(owner, autoescape=True) if owner.endswith("/") else batches.c.owner == owner
     cost = {"lost_reason": reason} if reason is not None else {"attempts": batches.c.attempts - 1}
-    held = sa.and_(_NOT_DONE, batches.c.status == BatchStatus.LEASED, whose)
-    statement = batches.update().where(held).values(**_FREED, **cost)
+    statement = batches.update().where(_held_by(owner)).values(**_FREED, **cost)
     return db.write(lambda connection: connection.execute(statement).rowcount)
+
+
+def holds_batches(db: Database, owner: str) -> bool:
+    """Whether a process or, ending with `/`, a worker is at some batch."""
+    statement = sa.select(batches.c.id).where(_held_by(owner)).limit(1)
+    return db.read(lambda connection: connection.execute(statement).first()) is not None
 
 
 def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> list[tuple[int, int]]:
@@ -214,7 +217,7 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
     """
 
     def work(connection: sa.Connection) -> list[tuple[int, int]]:
-        is_open = sa.and_(_NOT_DONE, runs.c.status.in_(_OPEN_RUN))
+        is_open = sa.and_(NOT_DONE, runs.c.status.in_(OPEN))
         ready = sa.or_(
             sa.and_(batches.c.status == BatchStatus.PENDING, sa.func.coalesce(batches.c.not_before, 0) <= db.now),
             batches.c.lease_until < db.now,
@@ -243,46 +246,25 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
 
 def take_back_sent(db: Database, batch_ids: Collection[int]) -> None:
     """Undo the note that these were sent: the broker did not take them."""
-    statement = batches.update().where(batches.c.id.in_(batch_ids), _NOT_DONE).values(sent_at=None)
+    statement = batches.update().where(batches.c.id.in_(batch_ids), NOT_DONE).values(sent_at=None)
     db.write(lambda connection: connection.execute(statement))
 
 
-def complete_runs(db: Database) -> None:
-    """Close the runs whose listing is complete and whose images all have their end."""
-    unfinished = sa.exists().where(batches.c.run_id == runs.c.id, _NOT_DONE)
-    ripe = sa.and_(runs.c.status == RunStatus.RUNNING, ~unfinished)
-    # Looked at first: most of the time there is none, and on SQLite writing waits for whoever writes.
-    if db.read(lambda connection: connection.execute(sa.select(runs.c.id).where(ripe).limit(1)).first()) is None:
-        return
-    statement = runs.update().where(ripe).values(status=RunStatus.COMPLETED, finished_at=db.now)
-    db.write(lambda connection: connection.execute(statement))
-
-
-def fail_run(db: Database, run_id: int, message: str) -> None:
-    """Stop a run because of something to mend; the next run of its source goes on with it."""
-    statement = (
-        runs.update()
-        .where(runs.c.id == run_id, runs.c.status.in_(_OPEN_RUN))
-        .values(status=RunStatus.FAILED, error=message)
-    )
-    db.write(lambda connection: connection.execute(statement))
-
-
-def find_twins(
-    db: Database, model_version_id: int, content_hashes: Collection[bytes]
-) -> dict[bytes, list[tuple[str, float]]]:
-    """The answers of a model version for bytes that it has seen before.
+def find_twins(db: Database, held: Claim, content_hashes: Collection[bytes]) -> dict[bytes, list[tuple[str, float]]]:
+    """The answers of the claim's model version for bytes that it has seen before; in its own run, if that wants
+    everything classified.
 
     Returns:
         Content hash to (label, confidence), the most confident first; hashes that are new are left out.
     """
     first = predictions.alias("first")
+    usable = sa.and_(first.c.model_version_id == held.model_version_id, first.c.rank == 1)
+    if held.everything:
+        usable = sa.and_(usable, first.c.run_id == held.run_id)
     # One known image is as good as another: the one with the lowest number.
     known = (
         sa.select(first.c.content_hash, sa.func.min(first.c.image_id).label("image_id"))
-        .where(
-            first.c.content_hash.in_(content_hashes), first.c.model_version_id == model_version_id, first.c.rank == 1
-        )
+        .where(first.c.content_hash.in_(content_hashes), usable)
         .group_by(first.c.content_hash)
         .subquery()
     )
@@ -290,7 +272,7 @@ def find_twins(
     chosen = (
         sa.select(first.c.content_hash, first.c.image_id, sa.func.min(first.c.fingerprint).label("fingerprint"))
         .join(known, sa.and_(known.c.content_hash == first.c.content_hash, known.c.image_id == first.c.image_id))
-        .where(first.c.model_version_id == model_version_id, first.c.rank == 1)
+        .where(usable)
         .group_by(first.c.content_hash, first.c.image_id)
         .subquery()
     )
@@ -302,7 +284,7 @@ def find_twins(
             sa.and_(
                 predictions.c.image_id == chosen.c.image_id,
                 predictions.c.fingerprint == chosen.c.fingerprint,
-                predictions.c.model_version_id == model_version_id,
+                predictions.c.model_version_id == held.model_version_id,
             ),
         )
         .order_by(chosen.c.content_hash, predictions.c.rank)
@@ -316,6 +298,11 @@ def find_twins(
 _FREED = {"status": BatchStatus.PENDING, "owner": None, "lease_until": None, "sent_at": None}
 
 
+def _held_by(owner: str) -> sa.ColumnElement[bool]:
+    whose = batches.c.owner.startswith(owner, autoescape=True) if owner.endswith("/") else batches.c.owner == owner
+    return sa.and_(NOT_DONE, batches.c.status == BatchStatus.LEASED, whose)
+
+
 def _ours(held: Claim) -> sa.ColumnElement[bool]:
     return sa.and_(batches.c.id == held.batch_id, batches.c.status == BatchStatus.LEASED, batches.c.fence == held.fence)
 
@@ -327,10 +314,8 @@ def _finished_by(connection: sa.Connection, held: Claim) -> bool:
 
 
 def _read_claim(connection: sa.Connection, row: sa.Row[Any]) -> Claim:
-    version = connection.execute(
-        sa.select(model_versions)
-        .join(runs, runs.c.model_version_id == model_versions.c.id)
-        .where(runs.c.id == row.run_id)
+    run = connection.execute(
+        sa.select(runs.c.everything, runs.c.top_k, model_versions).join(model_versions).where(runs.c.id == row.run_id)
     ).one()
     found = connection.execute(
         sa.select(items.c.image_id, images.c.uri, items.c.fingerprint)
@@ -342,10 +327,12 @@ def _read_claim(connection: sa.Connection, row: sa.Row[Any]) -> Claim:
         batch_id=row.id,
         run_id=row.run_id,
         fence=row.fence,
-        model_version_id=version.id,
-        model=version.name,
-        model_version=version.version,
-        content_hash=version.content_hash,
+        model_version_id=run.id,
+        model=run.name,
+        model_version=run.version,
+        content_hash=run.content_hash,
+        everything=run.everything,
+        top_k=run.top_k,
         images=tuple(
             ClaimedImage(image_id=item.image_id, uri=item.uri, fingerprint=item.fingerprint) for item in found
         ),

@@ -1,6 +1,5 @@
-"""What a producer writes: a run, and its listing chunk by chunk with the cursor that goes with it."""
+"""What a producer writes: a run's listing, chunk by chunk, with the cursor that goes with it."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,28 +7,15 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError
 
-from base.errors import ModelError
 from results.session import Database
-from results.tables import BatchStatus, ItemStatus, RunStatus, batches, images, items, model_versions, predictions, runs
+from results.tables import BatchStatus, ItemStatus, RunStatus, batches, images, items, predictions, runs
 
 _KNOWN_PER_QUERY = 5000
 
 
 class ListingTaken(Exception):
     """Another producer has listed on, or the run has ended: look at the run again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenRun:
-    """A run to go on with."""
-
-    run_id: int
-    model_version_id: int
-    cursor: str | None  #: the last URI that is recorded
-    listed: bool  #: the listing is complete
-    resumed: bool  #: it was begun earlier
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,61 +54,40 @@ class Chunk:
         return self.skipped + sum(len(batch) for batch in self.batches)
 
 
-def open_run(
-    db: Database, *, source: str, include: Sequence[str], model: str, model_version: int, content_hash: str
-) -> OpenRun:
-    """Begin a run, or go on with the unfinished one of the same source, globs and model version.
-
-    The first version of a model's name to be used is active at once.
-
-    Raises:
-        ModelError: the database knows this version with other contents.
-    """
-    key = {"source": source, "include": json.dumps(sorted(include))}
-
-    def work(connection: sa.Connection) -> OpenRun:
-        version_id = _register(connection, model, model_version, content_hash)
-        unfinished = sa.and_(
-            runs.c.source == key["source"],
-            runs.c.include == key["include"],
-            runs.c.model_version_id == version_id,
-            runs.c.finished_at.is_(None),
-        )
-        row = connection.execute(sa.select(runs).where(unfinished).with_for_update()).one_or_none()
-        if row is None:
-            run_id = connection.execute(
-                runs.insert()
-                .values(**key, model_version_id=version_id, status=RunStatus.LISTING, started_at=db.now)
-                .returning(runs.c.id)
-            ).scalar_one()
-            return OpenRun(run_id=run_id, model_version_id=version_id, cursor=None, listed=False, resumed=False)
-        listed = row.listed_at is not None
-        if row.status == RunStatus.FAILED:
-            status = RunStatus.RUNNING if listed else RunStatus.LISTING
-            connection.execute(runs.update().where(runs.c.id == row.id).values(status=status, error=None))
-        return OpenRun(run_id=row.id, model_version_id=version_id, cursor=row.cursor, listed=listed, resumed=True)
-
-    try:
-        return db.write(work)
-    except IntegrityError:  # Another process began it in between: it is there now.
-        return db.write(work)
-
-
-def find_known(db: Database, *, model_version_id: int, first: str, end: str, after: str | None) -> Iterator[KnownImage]:
+def find_known(
+    db: Database, *, model_version_id: int | None, first: str, end: str, after: str | None
+) -> Iterator[KnownImage]:
     """The images of earlier listings from URI `first` up to, not including, `end`, in URI order, after `after`.
 
-    Read a few thousand at a time: no transaction stays open and nothing grows with the catalogue.
+    Args:
+        model_version_id: whose answers count; None when it has none yet.
     """
+    begin = images.c.uri >= first if after is None or after < first else images.c.uri > after
+    yield from _read_known(db, _known(model_version_id).where(images.c.uri < end), begin)
+
+
+def find_failed(db: Database, run_id: int, *, model_version_id: int, after: str | None) -> Iterator[KnownImage]:
+    """The images that failed in a run and are still there, in URI order, after `after`."""
+    failed = _known(model_version_id).join(items, items.c.image_id == images.c.id)
+    failed = failed.where(items.c.run_id == run_id, items.c.status == ItemStatus.FAILED, images.c.gone_at.is_(None))
+    yield from _read_known(db, failed, sa.true() if after is None else images.c.uri > after)
+
+
+def _known(model_version_id: int | None) -> sa.Select[Any]:
     answered = sa.exists().where(
         predictions.c.image_id == images.c.id,
         predictions.c.model_version_id == model_version_id,
         predictions.c.fingerprint == images.c.fingerprint,
         predictions.c.rank == 1,
     )
-    columns = (images.c.id, images.c.uri, images.c.fingerprint, images.c.gone_at, answered.label("answered"))
-    last = images.c.uri >= first if after is None or after < first else images.c.uri > after
+    return sa.select(images.c.id, images.c.uri, images.c.fingerprint, images.c.gone_at, answered.label("answered"))
+
+
+def _read_known(db: Database, known: sa.Select[Any], begin: sa.ColumnElement[bool]) -> Iterator[KnownImage]:
+    """A few thousand at a time: no transaction stays open and nothing grows with the catalogue."""
+    last = begin
     while True:
-        statement = sa.select(*columns).where(last, images.c.uri < end).order_by(images.c.uri).limit(_KNOWN_PER_QUERY)
+        statement = known.where(last).order_by(images.c.uri).limit(_KNOWN_PER_QUERY)
         page = db.read(partial(_fetch, statement))
         for row in page:
             yield KnownImage(
@@ -228,24 +193,6 @@ def end_listing(db: Database, run_id: int, *, cursor: str | None) -> None:
 
 def _fetch(statement: sa.Select[Any], connection: sa.Connection) -> Sequence[sa.Row[Any]]:
     return connection.execute(statement).all()
-
-
-def _register(connection: sa.Connection, name: str, version: int, content_hash: str) -> int:
-    known = connection.execute(sa.select(model_versions).where(model_versions.c.name == name)).all()
-    for row in known:
-        if row.version == version and row.content_hash == content_hash:
-            return int(row.id)
-        if row.version == version:
-            raise ModelError(
-                f"the database knows {name}:{version} with contents {row.content_hash[:12]}, and this registry's are "
-                f"{content_hash[:12]}. Set TAGMILL_MODELS_URL to the registry that the earlier runs used."
-            )
-    inserted = connection.execute(
-        model_versions.insert()
-        .values(name=name, version=version, content_hash=content_hash, active=not known)
-        .returning(model_versions.c.id)
-    )
-    return int(inserted.scalar_one())
 
 
 def _note_gone(connection: sa.Connection, image_ids: Sequence[int], when: sa.ColumnElement[float] | None) -> None:

@@ -95,6 +95,10 @@ runs = Table(
     Column("id", _Id, primary_key=True),
     Column("source", _Uri, nullable=False),
     Column("include", Text, nullable=False),  # JSON list of globs; [] means the usual suffixes.
+    Column("exclude", Text, nullable=False, server_default="[]"),  # JSON list of globs.
+    Column("everything", Boolean(name="everything"), nullable=False, server_default=text("false")),  # Unchanged, too.
+    Column("retry_of", _Id),  # The run whose failed images this one lists, instead of the source.
+    Column("top_k", Integer, nullable=False, server_default="5"),  # Labels kept for each image.
     Column("model_version_id", ForeignKey("model_versions.id"), nullable=False),
     Column("status", Text, nullable=False),
     Column("cursor", _Uri),  # The last URI whose end is recorded; the listing goes on after it.
@@ -106,13 +110,24 @@ runs = Table(
     Column("listed_at", Double),  # When the listing was complete.
     Column("finished_at", Double),
     Column("error", Text),  # Why it stopped, where it did.
+    Column("holder", Text),  # The command that sees to it, as `host/process`.
+    Column("held_until", Double),  # Renewed while that command lives.
     CheckConstraint(_one_of("status", RunStatus), name="status"),
-    # At most one unfinished run of a source and a model: the one to go on with.
+    # At most one unfinished run of the same request: the one to go on with.
     Index(
         "uq_runs_unfinished",
         "source",
         "include",
         "model_version_id",
+        "exclude",
+        "everything",
+        unique=True,
+        sqlite_where=text("finished_at IS NULL AND retry_of IS NULL"),
+        postgresql_where=text("finished_at IS NULL AND retry_of IS NULL"),
+    ),
+    Index(
+        "uq_runs_unfinished_retry",
+        "retry_of",
         unique=True,
         sqlite_where=text("finished_at IS NULL"),
         postgresql_where=text("finished_at IS NULL"),

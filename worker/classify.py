@@ -21,6 +21,7 @@ def classify(
     classifier: "Classifier",
     images: Sequence[ClaimedImage],
     *,
+    top_k: int,
     max_bytes: int,
     find_twins: Callable[[Collection[bytes]], dict[bytes, list[tuple[str, float]]]],
     on_progress: Callable[[], object],
@@ -28,6 +29,7 @@ def classify(
     """Classify each image; one that cannot be is a failure, and its neighbours do not notice.
 
     Args:
+        top_k: labels kept for each image.
         max_bytes: a larger image is not read.
         find_twins: content hashes to the answers known for them; hashes without one are left out.
         on_progress: called after each step; what it raises ends the batch.
@@ -37,20 +39,21 @@ def classify(
     """
     answers: list[Answer] = []
     failures: list[Failure] = []
+    most = min(top_k, len(classifier.version.labels))
     for group, unfetched in _fetch_all(images, max_bytes, on_progress):
         failures += unfetched
         labels_of: dict[bytes, Labels] = {
-            content_hash: labels[: classifier.top_k]
+            content_hash: labels[:most]
             for content_hash, labels in find_twins({fetched.content_hash for _, fetched in group}).items()
             # From a time when fewer labels were kept.
-            if len(labels) >= classifier.top_k
+            if len(labels) >= most
         }
         for image, fetched in group:
             labels = labels_of.get(fetched.content_hash)
             reused = labels is not None
             if labels is None:
                 try:
-                    labels = [(found.label, found.confidence) for found in classifier.predict(fetched.encoded)]
+                    labels = [(found.label, found.confidence) for found in classifier.predict(fetched.encoded, top_k)]
                 except (SetupError, TransientError):
                     raise
                 except Exception as error:  # noqa: BLE001 (one image never fails its batch)

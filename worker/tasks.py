@@ -18,6 +18,7 @@ from base.settings import Settings, load_settings
 from broker.app import QUEUE, make_app
 from broker.messages import CLASSIFY_BATCH, BatchMessage
 from results import ledger
+from results.runs import fail_run
 from results.schema import open_database
 from results.session import Database
 from worker.classify import classify
@@ -77,7 +78,7 @@ def work_on(db: Database, batch_id: int, settings: Settings) -> None:
         message = str(error) if isinstance(error, AppError) else f"{type(error).__name__}: {error}".partition("\n")[0]
         log.exception("run_failed")
         # In this order: nobody may claim the batch before the run is known to have failed.
-        _when_database_is_back(lambda: ledger.fail_run(db, held.run_id, message))
+        _when_database_is_back(lambda: fail_run(db, held.run_id, message))
         _when_database_is_back(lambda: ledger.give_back(db, held, delay_seconds=0))
     else:
         log.info(
@@ -98,12 +99,13 @@ def _classify(db: Database, held: ledger.Claim, settings: Settings) -> tuple[lis
 
     def find_twins(content_hashes: Any) -> dict[bytes, list[tuple[str, float]]]:
         with heartbeat.paused():
-            return ledger.find_twins(db, held.model_version_id, content_hashes)
+            return ledger.find_twins(db, held, content_hashes)
 
     with heartbeat.running():
         return classify(
             classifier,
             held.images,
+            top_k=held.top_k,
             max_bytes=settings.max_image_bytes,
             find_twins=find_twins,
             on_progress=heartbeat.beat,
@@ -148,7 +150,7 @@ def _classifier(name: str, version: int, content_hash: str) -> "Classifier":
             f"{content_hash[:12]}. Set TAGMILL_MODELS_URL to the registry that the run used."
         )
     limits = DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
-    classifier = Classifier(found, limits=limits, top_k=settings.top_k)
+    classifier = Classifier(found, limits=limits)
     _limit_memory(settings.memory_bytes)
     return classifier
 

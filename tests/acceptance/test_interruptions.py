@@ -140,3 +140,22 @@ def test_workers_that_keep_dying_stop_the_run(tagmill: Tagmill, many: Path, tmp_
     assert tagmill.processes() == []
     del tagmill.environment["PYTHONPATH"]
     assert tagmill.run(many)["run_id"] == 1
+
+
+def test_cancelled_run_ends_and_writes_nothing_later(tagmill: Tagmill, many: Path) -> None:
+    process = tagmill.start("run", many, "--workers", "2")
+    tagmill.wait_for_batches(3)
+
+    told = tagmill("cancel", "1").stdout
+    answers = len(tagmill.rows())
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "was cancelled" in err
+    assert "not reached" in told
+    assert len(tagmill.rows()) == answers < IMAGES
+    tagmill("verify", "1")
+    (row,) = tagmill.sql("SELECT status, listed - classified - cancelled AS others FROM run_summary")
+    assert row == {"status": "cancelled", "others": "0"}
+
+    assert tagmill.run(many)["classified"] == IMAGES - answers

@@ -1,5 +1,6 @@
 """The main job: a folder of photographs becomes rows of SQL."""
 
+import json
 import os
 from pathlib import Path
 
@@ -141,17 +142,71 @@ def test_two_runs_in_one_home_share_the_broker(tagmill: Tagmill, tmp_path: Path)
     tagmill("verify", "2")
 
 
-def test_two_runs_of_one_source_count_nothing_twice(tagmill: Tagmill, tmp_path: Path) -> None:
-    folder = make_many(tmp_path / "a", 200)
-    processes = [tagmill.start("run", folder, "--json", "--workers", "1") for _ in range(2)]
+def test_source_that_is_being_run_is_refused_to_others(tagmill: Tagmill, tmp_path: Path) -> None:
+    folder = make_many(tmp_path / "a", 400)
+    first = tagmill.start("run", folder, "--json", "--workers", "1")
+    tagmill.wait_for_batches(1)
 
-    codes = [process.communicate(timeout=120) and process.returncode for process in processes]
+    second = tagmill("run", folder, "--all", code=2)
 
-    assert codes == [0, 0]
-    counts = tagmill.sql("SELECT listed, classified + skipped AS ended FROM run_summary")
-    assert {(row["listed"], row["ended"]) for row in counts} == {("200", "200")}
-    assert len(tagmill.sql("SELECT image_uri FROM current_labels")) == 200
-    tagmill("verify")
+    assert f"{folder.as_uri()} is being run: run 1, by" in second.stderr
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+    assert len(tagmill.sql("SELECT run_id FROM run_summary")) == 1
+
+
+def test_all_classifies_unchanged_images_again(tagmill: Tagmill, tmp_path: Path) -> None:
+    folder = make_many(tmp_path / "a", 10)
+    tagmill.run(folder)
+
+    facts = tagmill.run(folder, "--all", "--top-k", "7")
+
+    assert (facts["classified"], facts["reused"], facts["skipped"]) == (10, 0, 0)
+    (row,) = tagmill.sql("SELECT max(rank) AS ranks, min(run_id) AS run_id FROM predictions_top_k")
+    assert row == {"ranks": "7", "run_id": "2"}
+
+
+@pytest.mark.parametrize(("allowed", "code"), [("0", 1), ("1", 0), ("9%", 1), ("10%", 0)])
+def test_failures_above_the_budget_end_with_1(tagmill: Tagmill, tmp_path: Path, allowed: str, code: int) -> None:
+    folder = make_many(tmp_path / "a", 9)
+    (folder / "broken.jpg").write_bytes(b"no image")
+
+    facts = tagmill.run(folder, "--max-failures", allowed, code=code)
+
+    assert (facts["classified"], facts["failed"]) == (9, 1)
+
+
+def test_retry_classifies_only_what_failed(tagmill: Tagmill, photos: Path) -> None:
+    broken, gone, *_ = sorted(photos.iterdir())
+    good = broken.read_bytes()
+    broken.write_bytes(good[:2000])
+    gone.write_bytes(b"no image")
+    assert tagmill.run(photos)["failed"] == 2
+    broken.write_bytes(good)
+    gone.unlink()
+
+    facts = json.loads(tagmill("retry", "1", "--json").stdout)
+
+    assert (facts["run_id"], facts["listed"], facts["classified"]) == (2, 2, 1)
+    assert facts["failures"] == {"not_found": 1}
+    assert broken.name in tagmill.rows()
+    tagmill("verify", "2")
+    assert "run 2 has no failed images" not in tagmill("retry", "2").stderr
+
+
+def test_retry_without_failures_makes_no_run(finished: Tagmill) -> None:
+    assert "run 1 has no failed images" in finished("retry").stderr
+    assert len(finished.sql("SELECT run_id FROM run_summary")) == 1
+
+
+def test_exclude_leaves_out_folders_and_names(tagmill: Tagmill, tmp_path: Path) -> None:
+    make_many(tmp_path / "a", 3)
+    make_many(tmp_path / "a" / "thumbs" / "deep", 2)
+
+    facts = tagmill.run(tmp_path / "a", "--exclude", "thumbs", "--exclude", "*2.jpg")
+
+    assert facts["listed"] == 2
+    assert sorted(tagmill.rows()) == ["0000.jpg", "0001.jpg"]
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "jsonl"])

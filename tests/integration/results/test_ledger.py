@@ -1,13 +1,16 @@
 """The life of a batch, on both databases."""
 
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 
 from base.errors import FailureReason
 from results import ledger
 from results.ledger import Answer, Claim, Failure, LeaseLost
-from results.listing import Chunk, ListedImage, end_listing, open_run, record_chunk
+from results.listing import Chunk, ListedImage, end_listing, record_chunk
 from results.queries import find_runs, verify_run
+from results.runs import RunRequest, close_runs, fail_run, open_run
 from results.session import Database
 from results.tables import RunStatus, items, predictions
 from tests.clock import Clock
@@ -17,7 +20,7 @@ LEASE = 45.0
 
 def record(db: Database, images: int = 4, *, source: str = "file:///photos", batch: int = 64) -> int:
     """A run of that many new images, its listing complete; returns its number."""
-    run = open_run(db, source=source, include=[], model="m", model_version=1, content_hash="a" * 64)
+    run = open_run(db, RunRequest(source=source, model="m", model_version=1, content_hash="a" * 64), holder="test/1")
     listed = [ListedImage(uri=f"{source}/{index:03}.jpg", fingerprint="10-1") for index in range(images)]
     batches = [listed[start : start + batch] for start in range(0, images, batch)]
     cursor = listed[-1].uri
@@ -62,7 +65,7 @@ def test_finished_batch_ends_its_run(db: Database) -> None:
     held = claim(db)
 
     ledger.finish(db, held, answers(held), [])
-    ledger.complete_runs(db)
+    close_runs(db)
 
     (run,) = find_runs(db, run_id)
     assert (run.status, run.listed, run.classified) == (RunStatus.COMPLETED, 4, 4)
@@ -74,7 +77,7 @@ def test_run_with_open_batch_is_not_complete(db: Database) -> None:
     held = claim(db, 1)
     ledger.finish(db, held, answers(held), [])
 
-    ledger.complete_runs(db)
+    close_runs(db)
 
     assert find_runs(db, run_id)[0].status is RunStatus.RUNNING
     assert [gap.what for gap in verify_run(db, run_id).gaps][:1] == ["4 images listed, 2 with an end"]
@@ -96,7 +99,7 @@ def test_done_batch_cannot_be_claimed_again(db: Database) -> None:
 
 
 def test_batch_of_stopped_run_cannot_be_claimed(db: Database) -> None:
-    ledger.fail_run(db, record(db), "the model is not there")
+    fail_run(db, record(db), "the model is not there")
 
     assert take(db) is None
     assert due(db) == []
@@ -245,7 +248,7 @@ def test_poison_image_fails_alone_and_its_neighbours_are_classified(db: Database
             lost += 1
         else:
             ledger.finish(db, held, answers(held), [])
-    ledger.complete_runs(db)
+    close_runs(db)
 
     (run,) = find_runs(db, run_id)
     assert (run.status, run.classified, run.failed) == (RunStatus.COMPLETED, 63, 1)
@@ -316,7 +319,7 @@ def test_twin_is_found_by_its_bytes(db: Database) -> None:
     ledger.finish(db, held, answers(held), [])
     known, unknown = bytes([1]) * 32, bytes([99]) * 32
 
-    found = ledger.find_twins(db, held.model_version_id, {known, unknown})
+    found = ledger.find_twins(db, held, {known, unknown})
 
     assert found == {known: [("cat", 0.75), ("dog", 0.25)]}
 
@@ -326,7 +329,7 @@ def test_twin_of_another_model_version_is_no_twin(db: Database) -> None:
     held = claim(db)
     ledger.finish(db, held, answers(held), [])
 
-    assert ledger.find_twins(db, held.model_version_id + 1, {bytes([1]) * 32}) == {}
+    assert ledger.find_twins(db, replace(held, model_version_id=held.model_version_id + 1), {bytes([1]) * 32}) == {}
 
 
 def _lose(db: Database, batch_id: int, *, times: int) -> None:
@@ -362,20 +365,33 @@ def test_claim_repeated_after_lost_commit_answer_is_the_same_claim(db: Database)
     assert claim(db, owner="w/1") == claim(db, owner="w/1")
 
 
+def test_run_of_everything_knows_only_its_own_twins(db: Database) -> None:
+    record(db, images=2)
+    held = claim(db)
+    ledger.finish(db, held, answers(held), [])
+
+    earlier = replace(held, everything=True, run_id=held.run_id + 1)
+
+    assert ledger.find_twins(db, earlier, {bytes([1]) * 32}) == {}
+    assert ledger.find_twins(db, replace(held, everything=True), {bytes([1]) * 32}) != {}
+
+
 def test_twin_has_the_bytes_that_were_answered(db: Database) -> None:
     """Two versions may have met other bytes under one fingerprint: what counts is what each has seen."""
     record(db, images=1)
     held = claim(db)
     ledger.finish(db, held, answers(held), [])
-    run = open_run(db, source="file:///photos", include=[], model="other", model_version=1, content_hash="b" * 64)
+    run = open_run(
+        db, RunRequest(source="file:///photos", model="other", model_version=1, content_hash="b" * 64), holder="test/1"
+    )
     again = ListedImage(uri="file:///photos/000.jpg", fingerprint="10-1", image_id=held.images[0].image_id)
     record_chunk(db, run.run_id, cursor=None, chunk=Chunk(cursor=again.uri, batches=[[again]], skipped=0))
     other = claim(db, 2)
     seen = Answer(image_id=again.image_id or 0, fingerprint="10-1", content_hash=b"y" * 32, labels=[("dog", 1.0)])
     ledger.finish(db, other, [seen], [])
 
-    assert ledger.find_twins(db, held.model_version_id, {b"y" * 32}) == {}
-    assert ledger.find_twins(db, other.model_version_id, {b"y" * 32}) == {b"y" * 32: [("dog", 1.0)]}
+    assert ledger.find_twins(db, held, {b"y" * 32}) == {}
+    assert ledger.find_twins(db, other, {b"y" * 32}) == {b"y" * 32: [("dog", 1.0)]}
 
 
 def test_fewer_labels_replace_more(db: Database) -> None:

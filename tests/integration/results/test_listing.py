@@ -10,20 +10,21 @@ from results.listing import (
     KnownImage,
     ListedImage,
     ListingTaken,
-    OpenRun,
     end_listing,
     find_known,
     find_listing,
-    open_run,
     record_chunk,
 )
 from results.queries import find_runs
+from results.runs import OpenRun, RunRequest, close_runs, fail_run, open_run
 from results.session import Database
 from results.tables import RunStatus
 
 
 def begin(db: Database, *, source: str = "file:///p", version: int = 1, content_hash: str = "a" * 64) -> OpenRun:
-    return open_run(db, source=source, include=[], model="m", model_version=version, content_hash=content_hash)
+    return open_run(
+        db, RunRequest(source=source, model="m", model_version=version, content_hash=content_hash), holder="test/1"
+    )
 
 
 def chunk(*names: str, skipped: int = 0, gone: tuple[int, ...] = ()) -> Chunk:
@@ -92,7 +93,7 @@ def test_failed_run_is_gone_on_with_where_it_stood(db: Database) -> None:
     run = begin(db)
     record_chunk(db, run.run_id, cursor=None, chunk=chunk("a"))
     end_listing(db, run.run_id, cursor="file:///p/a")
-    ledger.fail_run(db, run.run_id, "the model is not there")
+    fail_run(db, run.run_id, "the model is not there")
 
     again = begin(db)
 
@@ -103,7 +104,7 @@ def test_failed_run_is_gone_on_with_where_it_stood(db: Database) -> None:
 def test_finished_run_is_not_gone_on_with(db: Database) -> None:
     run = begin(db)
     end_listing(db, run.run_id, cursor=None)
-    ledger.complete_runs(db)
+    close_runs(db)
 
     assert begin(db).run_id != run.run_id
 

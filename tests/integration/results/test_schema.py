@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
 from base.errors import DatabaseError
 from base.settings import Settings
-from results.schema import make_database, newest_schema, open_database, schema_version, upgrade
+from results.schema import make_database, migration_config, newest_schema, open_database, schema_version, upgrade
 from results.session import Database, parse_database_url
 from tests.clock import Clock
 from tests.integration.results.test_ledger import record
@@ -23,6 +24,15 @@ def execute(address: str, *statements: str) -> None:
     database = Database(parse_database_url(address, "TAGMILL_DATABASE_URL"))
     for statement in statements:
         database.write(lambda connection, statement=statement: connection.execute(sa.text(statement)))  # type: ignore[misc]
+    database.close()
+
+
+def downgrade(address: str) -> None:
+    """To an older schema, with the data that is there."""
+    database = Database(parse_database_url(address, "TAGMILL_DATABASE_URL"))
+    config = migration_config()
+    config.attributes["connection"] = database.engine
+    command.downgrade(config, "0002")
     database.close()
 
 
@@ -123,14 +133,12 @@ def test_newer_database_is_left_alone(made: str) -> None:
 
 def test_older_database_is_brought_up_to_date_with_its_data(db: Database, database_address: str) -> None:
     run_id = record(db, images=2)
-    for view in ("current_labels", "predictions_top_k", "run_summary", "failures_by_image"):
-        execute(database_address, f"DROP VIEW {view}")
-    execute(database_address, "UPDATE tagmill_schema SET version_num = '0001'")
+    downgrade(database_address)
 
-    assert "has schema 0001" in refusal(database_address)
+    assert "has schema 0002" in refusal(database_address)
     database, before, after = make_database(settings_of(database_address))
 
-    assert (before, after) == ("0001", newest_schema())
+    assert (before, after) == ("0002", newest_schema())
     rows = database.read(lambda connection: connection.execute(sa.text("SELECT run_id FROM run_summary")).all())
     assert [row.run_id for row in rows] == [run_id]
     database.close()
@@ -139,9 +147,7 @@ def test_older_database_is_brought_up_to_date_with_its_data(db: Database, databa
 def test_older_sqlite_file_is_upgraded_when_opened_for_a_run(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path / 'tagmill.db'}"
     make_database(settings_of(address))[0].close()
-    for view in ("current_labels", "predictions_top_k", "run_summary", "failures_by_image"):
-        execute(address, f"DROP VIEW {view}")
-    execute(address, "UPDATE tagmill_schema SET version_num = '0001'")
+    downgrade(address)
 
     database = open_database(settings_of(address), create=True)
 

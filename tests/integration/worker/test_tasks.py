@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -11,8 +11,9 @@ from base.errors import ModelError, TransientError
 from base.settings import Settings
 from models.predictions import Prediction
 from results import ledger
-from results.listing import Chunk, ListedImage, end_listing, open_run, record_chunk
+from results.listing import Chunk, ListedImage, end_listing, record_chunk
 from results.queries import RunProgress, count_failures, find_runs, verify_run
+from results.runs import RunRequest, close_runs, open_run
 from results.session import Database
 from results.tables import RunStatus
 from tests.clock import Clock
@@ -31,12 +32,12 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 class ScriptedClassifier:
     """Does to each image what the test says; without a word, it is a cat."""
 
-    top_k = 1
+    version = SimpleNamespace(labels=("cat", "dog"))
 
     def __init__(self, on_image: Callable[[], object] = lambda: None) -> None:
         self._on_image = on_image
 
-    def predict(self, encoded: bytes) -> list[Prediction]:
+    def predict(self, encoded: bytes, k: int) -> list[Prediction]:
         self._on_image()
         return [Prediction(label="cat", confidence=0.5)]
 
@@ -51,7 +52,7 @@ def work(
     def work_on(on_image: Callable[[], object] = lambda: None) -> RunProgress:
         monkeypatch.setattr(tasks, "_classifier", lambda *_: ScriptedClassifier(on_image))
         tasks.work_on(db, 1, SETTINGS)
-        ledger.complete_runs(db)
+        close_runs(db)
         return find_runs(db, run_id)[0]
 
     return work_on
@@ -62,7 +63,9 @@ def record_files(db: Database, folder: Path) -> int:
     paths = [folder / "a.jpg", folder / "b.jpg"]
     for path in paths:
         path.write_bytes(path.name.encode())
-    run = open_run(db, source=folder.as_uri(), include=[], model="m", model_version=1, content_hash="a" * 64)
+    run = open_run(
+        db, RunRequest(source=folder.as_uri(), model="m", model_version=1, content_hash="a" * 64), holder="test/1"
+    )
     listed = [ListedImage(uri=path.as_uri(), fingerprint="5-1") for path in paths]
     chunk = Chunk(cursor=listed[-1].uri, batches=[listed], skipped=0)
     record_chunk(db, run.run_id, cursor=None, chunk=chunk)

@@ -13,8 +13,8 @@ def known(uri: str, fingerprint: str | None = "1", *, answered: bool = True, gon
     return KnownImage(image_id=hash(uri), uri=uri, fingerprint=fingerprint, answered=answered, gone=gone)
 
 
-def kinds(listing: list[Found | PassedOver], images: list[KnownImage]) -> dict[str, Kind]:
-    changes = compare(listing, images, lambda uri: not uri.endswith(".txt"))
+def kinds(listing: list[Found | PassedOver], images: list[KnownImage], *, everything: bool = False) -> dict[str, Kind]:
+    changes = compare(listing, images, lambda uri: not uri.endswith(".txt"), everything=everything)
     return {change.uri: change.kind for change in changes}
 
 
@@ -30,6 +30,12 @@ def test_each_image_is_told_by_what_is_known_of_it() -> None:
         "e": Kind.GONE,
         "f": Kind.NEW,  # Listed before, and never looked at.
     }
+
+
+def test_unchanged_images_need_work_again_where_everything_is_wanted() -> None:
+    listing, images = [found("a"), found("b"), found("c", "2")], [known("b"), known("c")]
+
+    assert kinds(listing, images, everything=True) == {"a": Kind.NEW, "b": Kind.AGAIN, "c": Kind.CHANGED}
 
 
 def test_images_before_and_after_the_listing_are_gone() -> None:

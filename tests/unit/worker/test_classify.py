@@ -65,7 +65,7 @@ def classifier(engine: CountingEngine, tmp_path: Path) -> Classifier:
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
     limits = DecodingLimits(max_bytes=MAX_BYTES, max_pixels=10**6)
-    return Classifier(version, limits=limits, top_k=2, engine=engine)
+    return Classifier(version, limits=limits, engine=engine)
 
 
 class Batch:
@@ -94,7 +94,9 @@ def run(
 ) -> tuple[list[Answer], list[Failure]]:
     steps = [] if progress is None else progress
     find = (twins or Twins()).find
-    return classify(classifier, batch.images, max_bytes=MAX_BYTES, find_twins=find, on_progress=lambda: steps.append(1))
+    return classify(
+        classifier, batch.images, top_k=2, max_bytes=MAX_BYTES, find_twins=find, on_progress=lambda: steps.append(1)
+    )
 
 
 def test_each_image_gets_its_labels(classifier: Classifier, batch: Batch) -> None:
@@ -233,7 +235,7 @@ def test_error_of_progress_ends_the_batch(classifier: Classifier, batch: Batch) 
         raise RuntimeError("lease lost")
 
     with pytest.raises(RuntimeError, match="lease lost"):
-        classify(classifier, batch.images, max_bytes=MAX_BYTES, find_twins=Twins().find, on_progress=lose)
+        classify(classifier, batch.images, top_k=2, max_bytes=MAX_BYTES, find_twins=Twins().find, on_progress=lose)
 
 
 def test_empty_batch_has_no_ends(classifier: Classifier, batch: Batch) -> None:

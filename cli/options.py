@@ -1,0 +1,30 @@
+"""Arguments and options that several commands take."""
+
+from typing import Annotated
+
+import typer
+
+RunNumber = Annotated[
+    int | None, typer.Argument(min=1, max=2**63 - 1, help="Number of a run; the latest unless given.", metavar="RUN")
+]
+Source = Annotated[str, typer.Argument(help="A folder of images, or one image.", metavar="SOURCE")]
+Model = Annotated[str | None, typer.Option(help="NAME or NAME:VERSION; the pretrained one unless given.")]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(help="Glob of images to take, instead of the usual suffixes; repeatable.", metavar="GLOB"),
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option(help="Glob of images or folders to leave out; repeatable.", metavar="GLOB")
+]
+Everything = Annotated[bool, typer.Option("--all", help="Unchanged images, too.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, max=256, help="Worker processes to start; one per core unless given.")
+]
+MaxFailures = Annotated[
+    str | None,
+    typer.Option(help="Exit with 1 when more images fail: a number, or a share of those listed.", metavar="N or N%"),
+]
+TopK = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Labels kept for each image; TAGMILL_TOP_K unless given.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

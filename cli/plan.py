@@ -1,0 +1,147 @@
+"""`tagmill plan`: what a run would do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from base.settings import Settings, load_settings
+from cli.options import Everything, Exclude, Include, Json, Model, Source
+from cli.output import duration, facts_table, print_json, progress, say
+from cli.status import find_run
+
+if TYPE_CHECKING:
+    from models.registry import ModelVersion
+    from producer.changes import Change
+    from producer.folder import Folder
+    from producer.plan import Plan
+    from results.runs import OpenRun, RunRequest
+    from results.session import Database
+
+
+def plan(
+    source: Source,
+    model: Model = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    everything: Everything = False,
+    json: Json = False,
+) -> None:
+    """List and compare a source as a run with the same options would, and write nothing.
+
+    The time is that of one worker process per core of this machine, from a few images classified here and now. Images
+    whose bytes are known under another name take less, and are not told apart before a run has read them.
+
+    Example: tagmill plan ./photos
+    """
+    from cli.pretrained import check_model
+    from models.pretrained import DEFAULT_MODEL
+    from models.registry import Registry
+    from producer.folder import Folder
+    from producer.list_source import check_not_empty
+    from producer.plan import make_plan
+    from results.runs import RunRequest, find_unfinished
+
+    settings = load_settings()
+    folder = Folder(source, include or [], exclude or [])
+    check_not_empty(folder, include or [])
+    registry = Registry(settings.models_path)
+    check_model(registry, model)
+    version = registry.find(model or DEFAULT_MODEL) if model or registry.versions(DEFAULT_MODEL) else None
+    request = RunRequest(
+        source=folder.uri,
+        model=version.name if version else DEFAULT_MODEL,
+        model_version=version.version if version else 1,
+        content_hash=version.content_hash if version else "",
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        everything=everything,
+    )
+    db = _open(settings)
+    unfinished = find_unfinished(db, request) if db is not None else None
+    with progress(quiet=json) as reporter:
+        reporter.update("listing", None)
+        made = make_plan(_listing(db, folder, request, unfinished))
+        reporter.update("measuring the speed", None)
+        speed = _measure(settings, version, made)
+    waiting = 0
+    if db is not None and unfinished is not None:
+        run = find_run(db, unfinished.run_id)
+        waiting = run.listed - run.done
+    facts = {
+        "source": folder.uri,
+        "model": f"{request.model}:{request.model_version}",
+        "new": made.new,
+        "changed": made.changed,
+        "unchanged": made.unchanged,
+        "again": made.again,
+        "gone": made.gone,
+        "passed_over": made.passed_over,
+        "bytes": made.size_bytes,
+        "unfinished_run": unfinished.run_id if unfinished else None,
+        "waiting": waiting,
+        "images_per_second": round(speed, 1) if speed else None,
+        "expected_seconds": round((made.work + waiting) / speed) if speed else None,
+    }
+    if json:
+        print_json(facts)
+    else:
+        _print(facts, is_built=version is not None)
+
+
+def _open(settings: Settings) -> "Database | None":
+    """The database, or None where there is none yet: making one is not a plan's business."""
+    from results.schema import open_database
+    from results.session import database_url
+
+    url = database_url(settings)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        return None
+    return open_database(settings)
+
+
+def _listing(
+    db: "Database | None", folder: "Folder", request: "RunRequest", unfinished: "OpenRun | None"
+) -> Iterator["Change"]:
+    from producer.changes import compare
+    from producer.list_source import source_listing
+    from results.runs import find_model_version
+
+    if db is None:
+        return compare(folder.walk(), [], folder.lists)
+    version_id = find_model_version(db, request) if request.content_hash else None
+    listing = source_listing(db, folder, model_version_id=version_id, everything=request.everything)
+    if unfinished is None:
+        return listing(None)
+    return iter(()) if unfinished.listed else listing(unfinished.cursor)
+
+
+def _measure(settings: Settings, version: "ModelVersion | None", made: "Plan") -> float | None:
+    """Images per second of this machine; None where nothing tells."""
+    from models.classifier import Classifier
+    from models.decoding import DecodingLimits
+    from worker.local import cores
+    from worker.speed import measure_speed
+
+    if version is None or not made.sample:
+        return None
+    limits = DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+    speed = measure_speed(Classifier(version, limits=limits), made.sample, max_bytes=settings.max_image_bytes)
+    return speed * cores() if speed else None
+
+
+def _print(facts: dict[str, Any], *, is_built: bool) -> None:
+    rows: list[tuple[str, object]] = [(name, facts[name]) for name in ("new", "changed", "unchanged")]
+    if facts["again"]:
+        rows.append(("again", f"{facts['again']} (unchanged, and wanted with --all)"))
+    rows.append(("gone", facts["gone"]))
+    if facts["passed_over"]:
+        rows.append(("passed over", f"{facts['passed_over']} (links, devices and folders that cannot be read)"))
+    if facts["unfinished_run"]:
+        rows.append(("waiting", f"{facts['waiting']} (of run {facts['unfinished_run']}, which is gone on with)"))
+    rows.append(("bytes", f"{facts['bytes']} ({facts['bytes'] / 1e6:,.1f} MB)"))
+    if facts["expected_seconds"] is not None:
+        speed = f"{facts['images_per_second']:.0f} images per second on this machine"
+        rows.append(("expected time", f"{duration(facts['expected_seconds'])} ({speed})"))
+    facts_table(rows)
+    if not is_built:
+        say("the pretrained model is not built yet; the first run builds it, in about a minute")

@@ -1,0 +1,199 @@
+"""What a run needs while a command sees to it: a broker, workers, somebody who sends what is due, and a look at it."""
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Self
+
+import structlog
+
+from base.errors import BrokerError, SetupError, TransientError
+from base.settings import Settings
+from cli.output import Reporter, duration, say
+from cli.status import find_run
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from producer.list_source import Listing
+    from results.queries import RunProgress
+    from results.runs import OpenRun
+    from results.session import Database
+    from worker.local import LocalWorker
+
+log = structlog.get_logger()
+
+_LOOK_SECONDS = 0.25
+_DISPATCH_SECONDS = 2.0
+_HOLD_SECONDS = 2.0
+# Workers of others that take nothing for so long are most likely not there.
+_NOBODY_SECONDS = 20.0
+
+
+class Work:
+    """Sees to a run until its images all have their end, as a context: what it started is ended with the block.
+
+    Args:
+        app: of the broker that the settings name; None for a broker and workers of our own.
+        processes: of our own workers; None for one per core.
+    """
+
+    def __init__(
+        self, settings: Settings, db: "Database", opened: "OpenRun", *, app: "Celery | None", processes: int | None
+    ) -> None:
+        self._settings = settings
+        self._db = db
+        self._run = opened
+        self._app = app
+        self._processes = processes
+        self._worker: LocalWorker | None = None
+        self._stack = ExitStack()
+        self._next_dispatch = self._next_hold = 0.0
+        self._taken_at = time.monotonic()
+        self._claims = -1
+        self._warned = False
+        self._speed = _Speed()
+
+    def __enter__(self) -> Self:
+        from producer.start_run import holder
+        from results.runs import let_go_of_run
+
+        self._stack.callback(let_go_of_run, self._db, self._run.run_id, holder())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The worker first: it still talks to the broker while it stops.
+        self._stack.close()
+
+    @property
+    def speed(self) -> float:
+        """Images that got their end per second, since this command began."""
+        return self._speed.images_per_second
+
+    def list(self, listing: "Listing", reporter: Reporter) -> None:
+        """Record what the run lists; the workers begin with the first of it."""
+        from producer.list_source import record_listing
+
+        def on_chunk() -> None:
+            self._tend(reporter)
+
+        reporter.update("listing", None)
+        per_batch = self._settings.images_per_batch
+        record_listing(self._db, self._run, listing, images_per_batch=per_batch, on_chunk=on_chunk)
+
+    def wait(self, reporter: Reporter) -> "RunProgress":
+        """Wait until the run is completed or cancelled.
+
+        Raises:
+            SetupError: it was stopped by something to mend.
+        """
+        from results.tables import RunStatus
+
+        self._next_dispatch = 0.0
+        while True:
+            try:
+                state = self._tend(reporter)
+            except TransientError as error:
+                log.warning("database_away", error=str(error))
+                continue
+            if state.status is RunStatus.FAILED:
+                raise SetupError(f"run {state.run_id} stopped: {state.error}")
+            if state.finished_at is not None:
+                return state
+            time.sleep(_LOOK_SECONDS)
+
+    def _tend(self, reporter: Reporter) -> "RunProgress":
+        """Send what is due, see that the workers are alive, show how far it is."""
+        state = find_run(self._db, self._run.run_id)
+        reporter.update(*self._speed.describe(state))
+        if state.is_listed and state.done == state.listed:
+            from results.runs import close_runs
+
+            close_runs(self._db)
+            return find_run(self._db, self._run.run_id)
+        self._have_workers(state)
+        now = time.monotonic()
+        if now >= self._next_hold:
+            self._next_hold = now + _HOLD_SECONDS
+            self._hold()
+        if now >= self._next_dispatch:
+            self._next_dispatch = now + _DISPATCH_SECONDS
+            self._dispatch()
+        if state.claims != self._claims:
+            self._claims, self._taken_at = state.claims, now
+        elif self._worker is None and not self._warned and now - self._taken_at > _NOBODY_SECONDS:
+            self._warned = True
+            say("no worker has taken anything yet; start some with 'tagmill worker', or wait for them")
+        return state
+
+    def _hold(self) -> None:
+        from producer.start_run import holder
+        from results.runs import hold_run
+
+        hold_run(self._db, self._run.run_id, holder())
+
+    def _have_workers(self, state: "RunProgress") -> None:
+        """Start broker and workers of our own with the first image that needs them: most nights have few."""
+        if self._worker is not None:
+            self._worker.check(state.claims)
+            return
+        if self._app is not None or state.done == state.listed:
+            return
+        from broker.app import make_app
+        from broker.embedded import embedded_broker
+        from worker.local import LocalWorker, cores
+
+        home = self._settings.home_path
+        url = self._stack.enter_context(embedded_broker(home))
+        self._worker = LocalWorker(
+            self._settings,
+            self._db,
+            broker_url=url,
+            processes=self._processes or cores(),
+            log_path=home / "worker.log",
+        )
+        self._stack.callback(self._worker.stop)
+        self._app = make_app(url)
+
+    def _dispatch(self) -> None:
+        from broker.dispatch import dispatch
+
+        if self._app is None:
+            return
+        try:
+            dispatch(self._db, self._app, self._settings)
+        except TransientError as error:
+            log.warning("broker_away", error=str(error))
+            if self._worker is not None:
+                self._revive_broker()
+
+    def _revive_broker(self) -> None:
+        from broker.embedded import revive
+
+        try:
+            revive(self._settings.home_path)
+        except BrokerError as error:
+            log.warning("broker_not_revived", error=str(error))  # The next dispatch tries again.
+
+
+class _Speed:
+    """Images per second since this command began, and so the time that is left."""
+
+    def __init__(self) -> None:
+        self._begun: tuple[float, int] | None = None
+        self.images_per_second = 0.0
+
+    def describe(self, state: "RunProgress") -> tuple[str, float | None]:
+        """What to show, and the share that is done."""
+        ended = state.classified + state.failed
+        if self._begun is None:
+            self._begun = (time.monotonic(), ended)
+        elapsed = time.monotonic() - self._begun[0]
+        self.images_per_second = speed = (ended - self._begun[1]) / elapsed if elapsed > 0 else 0.0
+        text = f"{state.done:,} of {state.listed:,}{'' if state.is_listed else '+'} images"
+        if state.failed:
+            text += f", {state.failed:,} failed"
+        if speed:
+            text += f", {speed:.0f} img/s"
+            if state.is_listed:
+                text += f", {duration((state.listed - state.done) / speed)} left"
+        return text, state.done / state.listed if state.is_listed and state.listed else None

@@ -1,0 +1,70 @@
+"""`tagmill plan` says what the next run does, and writes nothing."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from tests.acceptance.conftest import Tagmill
+from tests.acceptance.test_run import make_many
+from tests.samples import encode, make_noise
+
+
+def plan(tagmill: Tagmill, *arguments: str | Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(tagmill("plan", *arguments, "--json").stdout)
+    return facts
+
+
+def test_plan_counts_what_the_next_run_does(tagmill: Tagmill, tmp_path: Path) -> None:
+    folder = make_many(tmp_path / "a", 12)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    tagmill.run(folder)
+    (folder / "0000.jpg").unlink()
+    (folder / "0001.jpg").write_bytes(encode(make_noise(width=32, height=32, seed=101), "JPEG"))
+    os.utime(folder / "0002.jpg")
+    (folder / "new.png").write_bytes(encode(make_noise(width=32, height=32, seed=102), "PNG"))
+    (folder / "link.jpg").symlink_to("0003.jpg")
+    database = (tagmill.home / "tagmill.db").read_bytes()
+    files = sorted(tagmill.home.iterdir())
+
+    planned = plan(tagmill, folder)
+
+    assert (tagmill.home / "tagmill.db").read_bytes() == database
+    assert sorted(tagmill.home.iterdir()) == files
+    sizes = sum((folder / name).stat().st_size for name in ("0001.jpg", "0002.jpg", "new.png", "broken.jpg"))
+    counts = [planned[name] for name in ("new", "changed", "unchanged", "gone", "passed_over", "bytes")]
+    assert counts == [2, 2, 9, 1, 1, sizes]  # What failed has no answer yet, so it is as good as new.
+    assert planned["expected_seconds"] is not None
+
+    facts = tagmill.run(folder)
+
+    assert facts["classified"] + facts["failed"] == planned["new"] + planned["changed"]
+    assert [facts[name] for name in ("skipped", "gone", "passed_over")] == [9, 1, 1]
+
+
+def test_plan_before_the_first_run_makes_nothing(tagmill: Tagmill, photos: Path) -> None:
+    planned = plan(tagmill, photos, "--exclude", "*_00_*")
+
+    assert (planned["new"], planned["unchanged"]) == (19, 0)
+    assert not tagmill.home.exists()
+
+
+def test_plan_of_everything_tells_unchanged_images_apart(finished: Tagmill, foolbox_photos: list[Path]) -> None:
+    planned = plan(finished, foolbox_photos[0].parent, "--include", "imagenet_*.jpg", "--all")
+
+    assert (planned["new"], planned["again"], planned["unchanged"]) == (0, 20, 0)
+
+
+def test_plan_tells_what_an_unfinished_run_has_left(tagmill: Tagmill, tmp_path: Path) -> None:
+    folder = make_many(tmp_path / "a", 400)
+    process = tagmill.start("run", folder, "--workers", "1")
+    tagmill.wait_for_batches(1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    done = len(tagmill.rows())
+
+    planned = plan(tagmill, folder)
+
+    assert planned["unfinished_run"] == 1
+    assert planned["new"] + planned["waiting"] == 400 - done

@@ -1,0 +1,124 @@
+"""The life of a run: begun, held, cancelled."""
+
+import pytest
+
+from results import ledger
+from results.listing import Chunk, ListingTaken, record_chunk
+from results.queries import find_runs, verify_run
+from results.runs import HOLD_SECONDS, RunRequest, SourceHeld, cancel_run, close_runs, hold_run, let_go_of_run, open_run
+from results.session import Database
+from results.tables import RunStatus
+from tests.clock import Clock
+from tests.integration.results.test_ledger import answers, claim, due, record
+
+REQUEST = RunRequest(source="file:///photos", model="m", model_version=1, content_hash="a" * 64)
+
+
+def begin(db: Database, holder: str = "one/1", request: RunRequest = REQUEST) -> int:
+    return open_run(db, request, holder=holder).run_id
+
+
+@pytest.mark.parametrize(
+    "request_of_other",
+    [
+        REQUEST,
+        RunRequest(source="file:///photos", model="other", model_version=1, content_hash="b" * 64),
+        RunRequest(source="file:///photos", model="m", model_version=1, content_hash="a" * 64, everything=True),
+    ],
+)
+def test_held_source_is_refused_to_others(db: Database, request_of_other: RunRequest) -> None:
+    run_id = begin(db)
+
+    with pytest.raises(SourceHeld) as raised:
+        begin(db, "two/2", request_of_other)
+
+    assert (raised.value.run_id, raised.value.holder) == (run_id, "one/1")
+
+
+def test_hold_that_is_renewed_lasts(db: Database, clock: Clock) -> None:
+    run_id = begin(db)
+    clock.pass_by(HOLD_SECONDS - 1)
+    hold_run(db, run_id, "one/1")
+    clock.pass_by(2)
+
+    with pytest.raises(SourceHeld):
+        begin(db, "two/2")
+
+
+def test_hold_that_ran_out_is_taken_over(db: Database, clock: Clock) -> None:
+    run_id = begin(db)
+    clock.pass_by(HOLD_SECONDS + 1)
+
+    assert begin(db, "two/2") == run_id
+    hold_run(db, run_id, "one/1")  # Who lost it cannot take it back by renewing it.
+    with pytest.raises(SourceHeld):
+        begin(db, "three/3")
+
+
+def test_source_that_was_let_go_of_is_free(db: Database) -> None:
+    run_id = begin(db)
+    let_go_of_run(db, run_id, "one/1")
+
+    assert begin(db, "two/2") == run_id
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"exclude": ("thumbs",)}, {"include": ("*.png",)}, {"everything": True}, {"retry_of": 1}],
+)
+def test_other_request_has_a_run_of_its_own(db: Database, other: dict[str, object]) -> None:
+    request = RunRequest(source="file:///photos", model="m", model_version=1, content_hash="a" * 64, **other)
+
+    assert begin(db, request=request) != begin(db)
+    assert begin(db, request=request) == 1
+
+
+def test_cancelled_images_have_their_end(db: Database) -> None:
+    run_id = record(db, images=6, batch=2)
+    done = claim(db, 1)
+    ledger.finish(db, done, answers(done), [])
+    claim(db, 2)
+
+    assert cancel_run(db, run_id)
+
+    (run,) = find_runs(db, run_id)
+    assert (run.status, run.classified, run.cancelled) == (RunStatus.CANCELLED, 2, 4)
+    assert verify_run(db, run_id).gaps == ()
+    assert due(db) == []
+
+
+def test_worker_of_a_cancelled_run_writes_nothing(db: Database) -> None:
+    run_id = record(db, images=2)
+    held = claim(db)
+    cancel_run(db, run_id)
+
+    with pytest.raises(ledger.LeaseLost):
+        ledger.finish(db, held, answers(held), [])
+    with pytest.raises(ledger.LeaseLost):
+        ledger.extend(db, held, lease_seconds=10)
+
+
+def test_listing_of_a_cancelled_run_stops(db: Database) -> None:
+    run_id = begin(db)
+    cancel_run(db, run_id)
+
+    with pytest.raises(ListingTaken):
+        record_chunk(db, run_id, cursor=None, chunk=Chunk(cursor="file:///photos/a", batches=[], skipped=1))
+    assert verify_run(db, run_id).gaps == ()
+
+
+def test_next_run_of_a_cancelled_source_begins_anew(db: Database) -> None:
+    run_id = begin(db)
+    cancel_run(db, run_id)
+
+    assert begin(db, "two/2") == run_id + 1
+
+
+def test_run_that_has_ended_is_not_cancelled(db: Database) -> None:
+    run_id = record(db, images=1)
+    held = claim(db)
+    ledger.finish(db, held, answers(held), [])
+    close_runs(db)
+
+    assert not cancel_run(db, run_id)
+    assert find_runs(db, run_id)[0].status is RunStatus.COMPLETED
