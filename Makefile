@@ -39,7 +39,7 @@ coverage: install ## Run every test and show the branches that none of them took
 	.venv/bin/python -m coverage report
 
 settings: install ## Write docs/settings.md anew from base/settings.py
-	.venv/bin/python -m base.settings > docs/settings.md
+	.venv/bin/python -m docs.settings_table > docs/settings.md
 
 lock: install ## Write requirements/*.txt anew from pyproject.toml (LOCK_FLAGS=--upgrade takes newer versions)
 	$(UV_COMPILE) pyproject.toml -o requirements/worker.txt

@@ -1,4 +1,4 @@
-"""Every setting, read once by the entry points and passed on as an argument; docs/settings.md is made from this file.
+"""Every setting, read once by the entry points and passed on as an argument; docs/settings.md is made from them.
 
 A variable outranks a line of tagmill.toml, and that the default. A secret may stand in a file that either names.
 """
@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any, Self, get_args
 from urllib.parse import unquote_to_bytes
 
-from pydantic import Field, PositiveInt, SecretStr, ValidationError, model_validator
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, ValidationError, model_validator
 
 from base.errors import SetupError
 
@@ -23,18 +21,14 @@ from base.errors import SetupError
 CONFIG_VARIABLE = "TAGMILL_CONFIG"
 CONFIG_FILE = "tagmill.toml"
 
-# Ours, and no settings: the file, and what a worker's processes inherit.
-_NO_SETTINGS = (CONFIG_VARIABLE, "TAGMILL_WORKER_ID", "TAGMILL_WORKER_PARENT")
 # What tests are started with, and what Kubernetes tells every pod of a Service that is named tagmill, or tagmill-web.
 _OF_OTHERS = re.compile(r"TAGMILL_(TEST_\w+|(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?))")
 
 
-class Settings(BaseSettings):
-    """The settings of one process; an empty variable counts as not set."""
+class Settings(BaseModel):
+    """The settings of one process."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="TAGMILL_", env_ignore_empty=True, frozen=True, extra="ignore", allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     home: Path = Field(
         Path("tagmill-data"),
@@ -123,20 +117,20 @@ class Settings(BaseSettings):
 
     def variables(self) -> dict[str, str]:
         """The environment that gives another process these very settings, whatever it inherits; secrets in plain."""
-        variables = {_variable(key): "" for key in _SECRET_FILES} | {CONFIG_VARIABLE: os.devnull}
+        variables = {variable(key): "" for key in SECRET_FILES} | {CONFIG_VARIABLE: os.devnull}
         for name in Settings.model_fields:
             value = getattr(self, name)
             plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-            variables[_variable(name)] = "" if plain is None else str(plain)
+            variables[variable(name)] = "" if plain is None else str(plain)
         return variables
 
 
-def _variable(key: str) -> str:
+def variable(key: str) -> str:
     return f"TAGMILL_{key}".upper()
 
 
 # `database_url_file` → `database_url`, and so on.
-_SECRET_FILES = {
+SECRET_FILES = {
     f"{name}_file": name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation)
 }
 
@@ -148,6 +142,7 @@ class _Given:
     value: Any
     key: str  #: as it is spelt there
     origin: str  #: for people
+    is_secret_file: bool = False  #: the value is only the path of it
 
 
 @dataclass(frozen=True)
@@ -157,7 +152,7 @@ class _Place:
     file: Path | None
 
     def spell(self, key: str) -> str:
-        return _variable(key) if self.file is None else key
+        return variable(key) if self.file is None else key
 
     def __str__(self) -> str:
         return "the environment" if self.file is None else str(self.file)
@@ -174,7 +169,9 @@ def load_settings() -> Settings:
 
 def settings_with_origins() -> tuple[Settings, dict[str, str]]:
     """The settings, and where each comes from in words; errors as for `load_settings`."""
-    given = _from_file() | _from_environment()
+    # Only what counts in the end is read: who outranks a secret file may not be allowed to read it.
+    written = _from_file() | _from_environment()
+    given = {name: _read_secret(one) if one.is_secret_file else one for name, one in written.items()}
     try:
         settings = Settings(**{name: one.value for name, one in given.items()})
     except ValidationError as error:
@@ -187,7 +184,7 @@ def _from_environment() -> dict[str, _Given]:
     written = {
         name.removeprefix("TAGMILL_").lower(): value
         for name, value in variables.items()
-        if name not in _NO_SETTINGS and not _OF_OTHERS.fullmatch(name)
+        if name != CONFIG_VARIABLE and not _OF_OTHERS.fullmatch(name)
     }
     return _take(written, _Place(None))
 
@@ -222,7 +219,7 @@ def _take(written: Mapping[str, Any], place: _Place) -> dict[str, _Given]:
     for key, value in written.items():
         if value == "":
             continue
-        name = _SECRET_FILES.get(key, key)
+        name = SECRET_FILES.get(key, key)
         if name not in Settings.model_fields:
             raise SetupError(_unknown(key, place))
         if name in given:
@@ -237,13 +234,13 @@ def _take(written: Mapping[str, Any], place: _Place) -> dict[str, _Given]:
 def _give(key: str, value: Any, place: _Place) -> _Given:
     spelt = place.spell(key)
     meant = value if place.file is None else _beside(place.file.parent, key, value)
-    if key in _SECRET_FILES:
-        return _Given(_read_secret(str(meant), spelt), spelt, f"{meant}, which {spelt} names in {place}")
+    if key in SECRET_FILES:
+        return _Given(str(meant), spelt, f"{meant}, which {spelt} names in {place}", is_secret_file=True)
     return _Given(meant, spelt, spelt if place.file is None else str(place))
 
 
 def _unknown(key: str, place: _Place) -> str:
-    known = [*Settings.model_fields, *_SECRET_FILES]
+    known = [*Settings.model_fields, *SECRET_FILES]
     nearest = difflib.get_close_matches(key.lower().replace("-", "_").removeprefix("tagmill_"), known, n=1)
     hint = f"; the nearest is {place.spell(nearest[0])}" if nearest else ""
     return f"there is no setting {place.spell(key)}, which is set in {place}{hint}. Correct it or remove it."
@@ -253,24 +250,26 @@ def _beside(folder: Path, key: str, value: Any) -> Any:
     """A path of the file is meant from the file's folder, wherever the command is started."""
     if not isinstance(value, str) or value.startswith("~"):
         return value
-    if key in _SECRET_FILES or key == "home" or (key == "models_url" and "://" not in value):
+    if key in SECRET_FILES or key == "home" or (key == "models_url" and "://" not in value):
         return str(folder / value)
     if key == "database_url" and (relative := re.fullmatch(r"(sqlite[^/]*:///)([^/~:].*)", value)):
         return f"{relative[1]}{folder / relative[2]}"
     return value
 
 
-def _read_secret(path: str, key: str) -> str:
+def _read_secret(given: _Given) -> _Given:
+    path = given.value
     try:
         secret = Path(os.path.expanduser(path)).read_text("utf-8").rstrip("\r\n")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise SetupError(
-            f"{key} names {path!r}, which cannot be read: {reason}. Name the file that holds the address, or remove it."
+            f"{given.key} names {path!r}, which cannot be read: {reason}. "
+            "Name the file that holds the address, or remove it."
         ) from error
     if not secret:
-        raise SetupError(f"{key} names {path!r}, which is empty. Write the address into it, or remove it.")
-    return secret
+        raise SetupError(f"{given.key} names {path!r}, which is empty. Write the address into it, or remove it.")
+    return _Given(secret, given.key, given.origin)
 
 
 def _wrong_value(error: ValidationError, given: Mapping[str, _Given]) -> str:
@@ -279,67 +278,6 @@ def _wrong_value(error: ValidationError, given: Mapping[str, _Given]) -> str:
         return f"{first['msg'].removeprefix('Value error, ')}."
     name = str(first["loc"][0])
     one = given[name]
-    value = "" if name in _SECRET_FILES.values() else f"={first['input']!r}"
+    value = "" if name in SECRET_FILES.values() else f"={first['input']!r}"
     where = "" if one.origin == one.key else f" in {one.origin}"
     return f"{one.key}{value}{where} is not valid: {first['msg']}. Correct it or unset it."
-
-
-_INTRODUCTION = f"""# Settings
-
-Made by `make settings` from `base/settings.py`.
-
-A setting is a variable of the environment, or a line of `{CONFIG_FILE}`:
-
-```toml
-# {CONFIG_FILE}
-home = "data"           # From this file's folder, as every relative path in it.
-images_per_batch = 128
-database_url_file = "/run/secrets/tagmill_database_url"
-```
-
-`tagmill --config FILE …` names the file, or else `{CONFIG_VARIABLE}`; without both it is `{CONFIG_FILE}` in the current
-folder, where there is one. A variable outranks the file, and the file the default. A value that is empty counts as not
-set. `tagmill doctor` shows each setting with where it comes from, and hides the secrets.
-
-For the addresses that hold a password there is another name each, which ends with `_FILE` (`_file` in the file): it
-names a file with the address in it, as Docker and Kubernetes give secrets. Of the two only one may be set in the same
-place.
-
-A name that is none of these is refused, and the nearest one told. Left alone are the variables that Kubernetes sets for
-a Service named `tagmill` or `tagmill-…`, such as `TAGMILL_SERVICE_HOST` and `TAGMILL_PORT_6379_TCP_ADDR`.
-
-| in `{CONFIG_FILE}` | variable | default | bounds | what it is |
-| --- | --- | --- | --- | --- |
-"""
-
-
-def as_markdown() -> str:
-    """docs/settings.md."""
-    return _INTRODUCTION + "".join(_row(name, field) for name, field in Settings.model_fields.items())
-
-
-def _row(name: str, field: FieldInfo) -> str:
-    keys = [name, *(key for key, secret in _SECRET_FILES.items() if secret == name)]
-    default = "" if field.default is None else f"`{field.default}`"
-    cells = [
-        " or ".join(f"`{key}`" for key in keys),
-        " or ".join(f"`{_variable(key)}`" for key in keys),
-        default.lower() if field.annotation is bool else default,
-        ", ".join(_bounds(field)),
-        str(field.description),
-    ]
-    return f"| {' | '.join(cells)} |\n"
-
-
-def _bounds(field: FieldInfo) -> list[str]:
-    words = {"gt": "above", "ge": "at least", "le": "at most"}
-    return [
-        f"{word} {getattr(bound, name):,}"
-        for name, word in words.items()
-        for bound in field.metadata
-        if hasattr(bound, name)
-    ]
-
-
-if __name__ == "__main__":
-    print(as_markdown(), end="")

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated
 
 import typer
 from pydantic import SecretStr
@@ -13,6 +12,7 @@ from pydantic import SecretStr
 from base.errors import AppError, SetupError
 from base.findings import Finding, FindingStatus, fault, fault_of, ok
 from base.settings import Settings, settings_with_origins
+from cli.options import Json
 from cli.output import RowFormat, print_json, print_rows, printable, progress
 
 # For all checks together. A server that swallows what is sent to it would be waited for far longer.
@@ -30,7 +30,7 @@ class ShownSetting:
     origin: str
 
 
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(json: Json = False) -> None:
     """Check settings, versions, broker, database, model, disk and clock, and say how to mend what is wrong.
 
     It changes nothing. Exits with 1 when there is a fault; warnings alone leave it at 0.

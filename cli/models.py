@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from base.settings import load_settings
+from cli.options import Json
 from cli.output import RowFormat, print_json, print_rows, say
 
 app = typer.Typer(
@@ -15,7 +16,7 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_versions(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_versions(json: Json = False) -> None:
     """List every model version.
 
     Example: tagmill models list
@@ -48,7 +49,7 @@ def list_versions(json: Annotated[bool, typer.Option("--json", help="Print JSON.
 @app.command()
 def show(
     model: Annotated[str, typer.Argument(help="NAME or NAME:VERSION.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Print the card of a model version: what it is, how good, and how it was made.
 

@@ -19,6 +19,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from base.errors import SetupError
 
+#: What a listing passes over, for people.
+PASSED_OVER = "links, devices and folders that cannot be read"
+
 _LINE_SECONDS = 5.0
 _ROWS_MEASURED = 1000
 # What makes a spreadsheet take a cell for a formula. Source: OWASP, "CSV Injection", with the full-width signs that

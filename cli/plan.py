@@ -1,20 +1,15 @@
 """`tagmill plan`: what a run would do."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.settings import Settings, load_settings
 from cli.options import Everything, Exclude, Include, Json, Model, Source
-from cli.output import duration, facts_table, print_json, progress, say
-from cli.status import find_run
+from cli.output import PASSED_OVER, duration, facts_table, print_json, progress, say
 
 if TYPE_CHECKING:
     from models.registry import ModelVersion
-    from producer.changes import Change
-    from producer.folder import Folder
     from producer.plan import Plan
-    from results.runs import OpenRun, RunRequest
     from results.session import Database
 
 
@@ -39,34 +34,20 @@ def plan(
     from producer.folder import Folder
     from producer.list_source import check_not_empty
     from producer.plan import make_plan
-    from results.runs import RunRequest, find_unfinished
+    from producer.start_run import make_request
 
     settings = load_settings()
-    folder = Folder(source, include or [], exclude or [])
-    check_not_empty(folder, include or [])
+    folder = Folder(source, include or (), exclude or ())
+    check_not_empty(folder)
     registry = Registry(settings.models_path)
     check_model(registry, model)
     version = registry.find(model or DEFAULT_MODEL) if model or registry.versions(DEFAULT_MODEL) else None
-    request = RunRequest(
-        source=folder.uri,
-        model=version.name if version else DEFAULT_MODEL,
-        model_version=version.version if version else 1,
-        content_hash=version.content_hash if version else "",
-        include=tuple(include or ()),
-        exclude=tuple(exclude or ()),
-        everything=everything,
-    )
-    db = _open(settings)
-    unfinished = find_unfinished(db, request) if db is not None else None
+    request = make_request(folder, version, everything=everything)
     with progress(quiet=json) as reporter:
         reporter.update("listing", None)
-        made = make_plan(_listing(db, folder, request, unfinished))
+        made = make_plan(_open(settings), folder, request)
         reporter.update("measuring the speed", None)
         speed = _measure(settings, version, made)
-    waiting = 0
-    if db is not None and unfinished is not None:
-        run = find_run(db, unfinished.run_id)
-        waiting = run.listed - run.done
     facts = {
         "source": folder.uri,
         "model": f"{request.model}:{request.model_version}",
@@ -77,10 +58,10 @@ def plan(
         "gone": made.gone,
         "passed_over": made.passed_over,
         "bytes": made.size_bytes,
-        "unfinished_run": unfinished.run_id if unfinished else None,
-        "waiting": waiting,
+        "unfinished_run": made.unfinished,
+        "waiting": made.waiting,
         "images_per_second": round(speed, 1) if speed else None,
-        "expected_seconds": round((made.work + waiting) / speed) if speed else None,
+        "expected_seconds": round(made.work / speed) if speed else None,
     }
     if json:
         print_json(facts)
@@ -96,28 +77,11 @@ def _open(settings: Settings) -> "Database | None":
     url = database_url(settings)
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
         return None
-    return open_database(settings)
-
-
-def _listing(
-    db: "Database | None", folder: "Folder", request: "RunRequest", unfinished: "OpenRun | None"
-) -> Iterator["Change"]:
-    from producer.changes import compare
-    from producer.list_source import source_listing
-    from results.runs import find_model_version
-
-    if db is None:
-        return compare(folder.walk(), [], folder.lists)
-    version_id = find_model_version(db, request) if request.content_hash else None
-    listing = source_listing(db, folder, model_version_id=version_id, everything=request.everything)
-    if unfinished is None:
-        return listing(None)
-    return iter(()) if unfinished.listed else listing(unfinished.cursor)
+    return open_database(settings, only_reads=True)
 
 
 def _measure(settings: Settings, version: "ModelVersion | None", made: "Plan") -> float | None:
     """Images per second of this machine; None where nothing tells."""
-    from models.classifier import Classifier
     from models.decoding import DecodingLimits
     from worker.local import cores
     from worker.speed import measure_speed
@@ -125,7 +89,7 @@ def _measure(settings: Settings, version: "ModelVersion | None", made: "Plan") -
     if version is None or not made.sample:
         return None
     limits = DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
-    speed = measure_speed(Classifier(version, limits=limits), made.sample, max_bytes=settings.max_image_bytes)
+    speed = measure_speed(version, limits, made.sample)
     return speed * cores() if speed else None
 
 
@@ -135,7 +99,7 @@ def _print(facts: dict[str, Any], *, is_built: bool) -> None:
         rows.append(("again", f"{facts['again']} (unchanged, and wanted with --all)"))
     rows.append(("gone", facts["gone"]))
     if facts["passed_over"]:
-        rows.append(("passed over", f"{facts['passed_over']} (links, devices and folders that cannot be read)"))
+        rows.append(("passed over", f"{facts['passed_over']} ({PASSED_OVER})"))
     if facts["unfinished_run"]:
         rows.append(("waiting", f"{facts['waiting']} (of run {facts['unfinished_run']}, which is gone on with)"))
     rows.append(("bytes", f"{facts['bytes']} ({facts['bytes'] / 1e6:,.1f} MB)"))

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from base.settings import load_settings
+from cli.options import Json
 from cli.output import print_json, printable, say
 
 
@@ -12,7 +13,7 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="Image files.", metavar="IMAGE...")],
     model: Annotated[str | None, typer.Option(help="NAME or NAME:VERSION; the pretrained one unless given.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Labels for each image.")] = 5,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Print the labels of some images; nothing is stored.
 

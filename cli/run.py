@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from base.errors import SetupError
 from base.settings import Settings, load_settings
 from cli.options import Everything, Exclude, Include, Json, MaxFailures, Model, RunNumber, Source, TopK, Workers
-from cli.output import facts_table, print_json, progress, say
+from cli.output import PASSED_OVER, facts_table, print_json, progress, say
 from cli.status import describe, find_run
 from cli.work import Work
 
@@ -45,28 +46,19 @@ def run(
     from models.registry import Registry
     from producer.folder import Folder
     from producer.list_source import check_not_empty, source_listing
-    from results.runs import RunRequest
+    from producer.start_run import make_request
     from results.schema import open_database
 
     settings = load_settings()
-    allowed = _parse_allowed(max_failures)
-    folder = Folder(source, include or [], exclude or [])
-    check_not_empty(folder, include or [])
+    allowed = parse_allowed(max_failures)
+    folder = Folder(source, include or (), exclude or ())
+    check_not_empty(folder)
     registry = Registry(settings.models_path)
     check_model(registry, model)
     app = _configured_broker(settings, workers)
     db = open_database(settings, create=True)
     version = find_or_build(registry, model, quiet=json)
-    request = RunRequest(
-        source=folder.uri,
-        model=version.name,
-        model_version=version.version,
-        content_hash=version.content_hash,
-        include=tuple(include or ()),
-        exclude=tuple(exclude or ()),
-        everything=everything,
-        top_k=top_k or settings.top_k,
-    )
+    request = make_request(folder, version, everything=everything, top_k=top_k or settings.top_k)
 
     def listing(opened: "OpenRun") -> "Listing":
         return source_listing(db, folder, model_version_id=opened.model_version_id, everything=everything)
@@ -82,7 +74,7 @@ def retry(
 ) -> None:
     """Classify the images again that failed in a run, with the same model version, in a run of their own.
 
-    Images that are gone by now, or that a later run has answered, are left out.
+    Images that a later run has answered are skipped; those that a later listing did not find are left out.
 
     Example: tagmill retry 7
     """
@@ -92,7 +84,7 @@ def retry(
     from results.schema import open_database
 
     settings = load_settings()
-    allowed = _parse_allowed(max_failures)
+    allowed = parse_allowed(max_failures)
     db = open_database(settings)
     failed = find_run(db, run)
     if failed.finished_at is None:
@@ -102,6 +94,8 @@ def retry(
         )
     if not failed.failed:
         say(f"run {failed.run_id} has no failed images")
+        if json:
+            print_json({"run_id": None, "listed": 0, "classified": 0, "failed": 0})
         return
     first = find_request(db, failed.run_id)
     version = Registry(settings.models_path).find(f"{first.model}:{first.model_version}")
@@ -122,16 +116,20 @@ def _see_to(
     *,
     app: "Celery | None",
     workers: int | None,
-    allowed: Callable[[int], float],
+    allowed: Callable[[int], Fraction | float],
     json: bool,
 ) -> None:
     """Begin the run, see it to its end, print the summary and exit as that says."""
     from producer.start_run import start_run
+    from results.queries import find_request
 
     _quiet_logs(settings)
     opened = start_run(db, request, on_wait=_tell_waiting)
     what = request.source if request.retry_of is None else f"what failed in run {request.retry_of} of {request.source}"
     if opened.resumed:
+        begun = find_request(db, opened.run_id)
+        if begun.top_k != request.top_k:
+            say(f"it keeps {begun.top_k} labels for each image, as it began with, and not {request.top_k}")
         say(f"going on with run {opened.run_id} of {what}, which was not finished")
     else:
         say(f"run {opened.run_id}: {what} with {request.model}:{request.model_version}")
@@ -147,7 +145,7 @@ def _see_to(
     _judge(finished, allowed(finished.listed))
 
 
-def _judge(run: "RunProgress", allowed: float) -> None:
+def _judge(run: "RunProgress", allowed: Fraction | float) -> None:
     """Exit with 1 where the answer is no."""
     from results.tables import RunStatus
 
@@ -159,17 +157,17 @@ def _judge(run: "RunProgress", allowed: float) -> None:
         raise typer.Exit(1)
 
 
-def _parse_allowed(text: str | None) -> Callable[[int], float]:
+def parse_allowed(text: str | None) -> Callable[[int], Fraction | float]:
     """From the listed images to the failures that are allowed among them."""
     if text is None:
         return lambda listed: float("inf")
     match = re.fullmatch(r"(\d{1,18})|(\d{1,3}(?:\.\d{1,9})?)%", text, re.ASCII)
-    if match is None or (match[2] is not None and float(match[2]) > 100):
+    if match is None or (match[2] is not None and Fraction(match[2]) > 100):
         raise SetupError(f"--max-failures {text!r} is neither a number nor a share; write 20, or 0.5%.")
     if match[1] is not None:
         most = int(match[1])
         return lambda listed: most
-    share = float(match[2]) / 100
+    share = Fraction(match[2]) / 100  # Exactly: 29 % of 100 images are 29, and not 28.999….
     return lambda listed: share * listed
 
 
@@ -198,7 +196,7 @@ def _tell_waiting(held: "SourceHeld") -> None:
     from results.runs import HOLD_SECONDS
 
     say(
-        f"run {held.run_id} of this source is held by {held.holder}; "
+        f"run {held.run_id} of this source is held by {held.command}; "
         f"looking for up to {HOLD_SECONDS:.0f} s whether that still lives"
     )
 
@@ -241,7 +239,7 @@ def _summarise(db: "Database", request: "RunRequest", state: "RunProgress", spee
     if state.gone:
         rows.append(("gone", state.gone))
     if state.passed_over:
-        rows.append(("passed over", f"{state.passed_over} (links, devices and folders that cannot be read)"))
+        rows.append(("passed over", f"{state.passed_over} ({PASSED_OVER})"))
     rows.append(("images per second", f"{speed:.1f}"))
     facts_table(rows)
     if labels:

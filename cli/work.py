@@ -1,12 +1,12 @@
 """What a run needs while a command sees to it: a broker, workers, somebody who sends what is due, and a look at it."""
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
 import structlog
 
-from base.errors import BrokerError, SetupError, TransientError
+from base.errors import AppError, BrokerError, SetupError, TransientError
 from base.settings import Settings
 from cli.output import Reporter, duration, say
 from cli.status import find_run
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 _LOOK_SECONDS = 0.25
 _DISPATCH_SECONDS = 2.0
-_HOLD_SECONDS = 2.0
+_RENEW_SECONDS = 2.0
 # Workers of others that take nothing for so long are most likely not there.
 _NOBODY_SECONDS = 20.0
 
@@ -54,10 +54,7 @@ class Work:
         self._speed = _Speed()
 
     def __enter__(self) -> Self:
-        from producer.start_run import holder
-        from results.runs import let_go_of_run
-
-        self._stack.callback(let_go_of_run, self._db, self._run.run_id, holder())
+        self._stack.callback(self._let_go)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,27 +100,37 @@ class Work:
 
     def _tend(self, reporter: Reporter) -> "RunProgress":
         """Send what is due, see that the workers are alive, show how far it is."""
+        from results.runs import close_runs
+        from results.tables import RunStatus
+
         state = find_run(self._db, self._run.run_id)
         reporter.update(*self._speed.describe(state))
-        if state.is_listed and state.done == state.listed:
-            from results.runs import close_runs
-
+        if (state.is_listed and state.done == state.listed) or state.status is RunStatus.CANCELLED:
             close_runs(self._db)
             return find_run(self._db, self._run.run_id)
         self._have_workers(state)
         now = time.monotonic()
         if now >= self._next_hold:
-            self._next_hold = now + _HOLD_SECONDS
+            self._next_hold = now + _RENEW_SECONDS
             self._hold()
         if now >= self._next_dispatch:
             self._next_dispatch = now + _DISPATCH_SECONDS
             self._dispatch()
-        if state.claims != self._claims:
+        is_others_turn = self._app is not None and self._worker is None and state.done < state.listed
+        if state.claims != self._claims or not is_others_turn:
             self._claims, self._taken_at = state.claims, now
-        elif self._worker is None and not self._warned and now - self._taken_at > _NOBODY_SECONDS:
+        elif not self._warned and now - self._taken_at > _NOBODY_SECONDS:
             self._warned = True
             say("no worker has taken anything yet; start some with 'tagmill worker', or wait for them")
         return state
+
+    def _let_go(self) -> None:
+        from producer.start_run import holder
+        from results.runs import close_runs, let_go_of_run
+
+        with suppress(AppError):  # Whatever ends the command is to be told, and a hold ends by itself.
+            close_runs(self._db)  # The workers may have ended the last batches of the run while they stopped.
+            let_go_of_run(self._db, self._run.run_id, holder())
 
     def _hold(self) -> None:
         from producer.start_run import holder

@@ -48,6 +48,7 @@ class Folder:
     """
 
     def __init__(self, path: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+        self.include, self.exclude = tuple(include), tuple(exclude)
         self._include = [_compile_glob(glob, "--include") for glob in include]
         self._exclude = [_compile_glob(glob.rstrip("/"), "--exclude") for glob in exclude]
         if path.startswith("file://"):

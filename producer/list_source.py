@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from base.errors import SourceError
 from producer.batching import cut
@@ -16,7 +16,7 @@ from results.session import Database
 Listing = Callable[[str | None], Iterator[Change]]
 
 
-def check_not_empty(source: Folder, include: Sequence[str]) -> None:
+def check_not_empty(source: Folder) -> None:
     """Refuse a source without a single image, before anything is written: most often it is the wrong folder, or a
     disk that is not mounted, and its images are not gone.
 
@@ -24,7 +24,7 @@ def check_not_empty(source: Folder, include: Sequence[str]) -> None:
         SourceError: it lists nothing.
     """
     if not any(isinstance(found, Found) for found in source.walk()):
-        wanted = " or ".join(include) if include else ", ".join(suffix[1:] for suffix in SUFFIXES)
+        wanted = " or ".join(source.include) if source.include else ", ".join(suffix[1:] for suffix in SUFFIXES)
         raise SourceError(f"no images in {source.uri} (looked for {wanted}). Name another folder, or --include GLOB.")
 
 
@@ -60,7 +60,7 @@ def record_listing(
     Raises:
         SourceError: the source can no longer be read.
     """
-    cursor, is_listed = run.cursor, run.listed
+    cursor, is_listed = run.cursor, run.is_listed
     while not is_listed:
         try:
             for chunk in cut(listing(cursor), images_per_batch):

@@ -1,21 +1,52 @@
 """Begin a run as the only command that runs its source."""
 
 import contextlib
+import functools
 import os
+import re
+import secrets
 import socket
 import time
 from collections.abc import Callable
 
 from base.errors import SetupError
+from models.pretrained import DEFAULT_MODEL
+from models.registry import ModelVersion
+from producer.folder import Folder
 from results.runs import OpenRun, RunRequest, SourceHeld, let_go_of_run, open_run
 from results.session import Database
 
 _LOOK_SECONDS = 0.5
 
 
+@functools.cache
 def holder() -> str:
-    """What this command holds its runs as."""
-    return f"{socket.gethostname()}/{os.getpid()}"
+    """What this command holds its runs as: `host/process#space-token`.
+
+    Containers may share a host's name and number their processes alike, so the space of process numbers is told too,
+    and a token of this very process.
+    """
+    return f"{socket.gethostname()}/{os.getpid()}#{_process_space()}-{secrets.token_hex(4)}"
+
+
+def make_request(
+    source: Folder, version: ModelVersion | None, *, everything: bool = False, top_k: int = 5
+) -> RunRequest:
+    """What a run of a source with a model version is asked for.
+
+    Args:
+        version: None: the default one, which is not in the registry yet; good for looking only.
+    """
+    return RunRequest(
+        source=source.uri,
+        model=version.name if version else DEFAULT_MODEL,
+        model_version=version.version if version else 1,
+        content_hash=version.content_hash if version else None,
+        include=source.include,
+        exclude=source.exclude,
+        everything=everything,
+        top_k=top_k,
+    )
 
 
 def start_run(db: Database, request: RunRequest, *, on_wait: Callable[[SourceHeld], object]) -> OpenRun:
@@ -44,7 +75,7 @@ def start_run(db: Database, request: RunRequest, *, on_wait: Callable[[SourceHel
                 on_wait(held)
             elif held.held_until != first.held_until:
                 raise SetupError(
-                    f"{request.source} is being run: run {held.run_id}, by {held.holder}. Wait until it has ended "
+                    f"{request.source} is being run: run {held.run_id}, by {held.command}. Wait until it has ended "
                     f"('tagmill status {held.run_id}'), or stop it with 'tagmill cancel {held.run_id}'."
                 ) from held
             time.sleep(_LOOK_SECONDS)
@@ -52,8 +83,9 @@ def start_run(db: Database, request: RunRequest, *, on_wait: Callable[[SourceHel
 
 def _is_gone(other: str) -> bool:
     """Whether a holder is a process of this machine that has ended."""
-    host, _, pid = other.rpartition("/")
-    if host != socket.gethostname():
+    process, _, token = other.partition("#")
+    host, _, pid = process.rpartition("/")
+    if host != socket.gethostname() or token.partition("-")[0] != _process_space():
         return False
     with contextlib.suppress(PermissionError):  # It lives, and is another user's.
         try:
@@ -61,3 +93,11 @@ def _is_gone(other: str) -> bool:
         except ProcessLookupError:
             return True
     return False
+
+
+def _process_space() -> str:
+    """Within which a process number means one process; empty where the system knows only one."""
+    try:
+        return re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
+    except OSError:
+        return ""

@@ -102,6 +102,17 @@ def _read_known(db: Database, known: sa.Select[Any], begin: sa.ColumnElement[boo
         last = images.c.uri > page[-1].uri
 
 
+def find_waiting(db: Database, run_id: int) -> Iterator[str]:
+    """The URIs of a run's images that have no end yet, in no order; read as they are asked for."""
+    statement = (
+        sa.select(images.c.uri)
+        .join(items, items.c.image_id == images.c.id)
+        .where(items.c.run_id == run_id, items.c.status == ItemStatus.PENDING)
+    )
+    with db.reader.connect() as connection:
+        yield from connection.execution_options(yield_per=1000).scalars(statement)
+
+
 def find_listing(db: Database, run_id: int) -> tuple[str | None, bool]:
     """The cursor of a run's listing, and whether nothing is left to list."""
     statement = sa.select(runs.c.cursor, runs.c.status).where(runs.c.id == run_id)

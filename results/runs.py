@@ -18,6 +18,10 @@ OPEN = (RunStatus.LISTING, RunStatus.RUNNING)
 # Written out and not as a parameter: only so does SQLite see that the partial index `ix_batches_open` answers it.
 NOT_DONE = sa.literal_column("batches.status") != sa.literal_column("'done'")
 
+_HAS_OPEN_BATCHES = sa.exists().where(batches.c.run_id == runs.c.id, NOT_DONE)
+# All its images have their end, and somebody has only to note that.
+_IS_COMPLETE = sa.and_(runs.c.status == RunStatus.RUNNING, ~_HAS_OPEN_BATCHES)
+
 # Batches whose images get their end in one transaction, so that cancelling a huge run keeps nobody waiting for long.
 _BATCHES_PER_PIECE = 100
 
@@ -29,6 +33,7 @@ class SourceHeld(Exception):
         super().__init__(f"run {run_id} is held by {holder}")
         self.run_id = run_id
         self.holder = holder
+        self.command = holder.partition("#")[0]  #: as a person knows it, `host/process`
         self.held_until = held_until
 
 
@@ -39,7 +44,7 @@ class RunRequest:
     source: str
     model: str
     model_version: int
-    content_hash: str  #: hex; what the registry's files must add up to
+    content_hash: str | None  #: hex; what the registry's files must add up to; None: whatever the database knows
     include: tuple[str, ...] = ()  #: globs; none means the usual suffixes
     exclude: tuple[str, ...] = ()  #: globs
     everything: bool = False  #: unchanged images are classified again, too
@@ -54,7 +59,7 @@ class OpenRun:
     run_id: int
     model_version_id: int
     cursor: str | None  #: the last URI that is recorded
-    listed: bool  #: the listing is complete
+    is_listed: bool  #: the listing is complete
     resumed: bool  #: it was begun earlier
 
 
@@ -64,7 +69,7 @@ def open_run(db: Database, request: RunRequest, *, holder: str) -> OpenRun:
     The first version of a model's name to be used is active at once.
 
     Args:
-        holder: the command that will see to it, as `host/process`.
+        holder: the command that will see to it, as `host/process`, which `#` and a token may follow.
 
     Raises:
         SourceHeld: another command is running the source.
@@ -72,6 +77,10 @@ def open_run(db: Database, request: RunRequest, *, holder: str) -> OpenRun:
     """
 
     def work(connection: sa.Connection) -> OpenRun:
+        if not db.is_sqlite:
+            # On SQLite all that write wait for each other. Here two would both find that nobody holds the source.
+            lock = sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(request.source, 0))
+            connection.execute(sa.select(lock))
         version_id = _register(connection, request)
         _refuse_held(connection, db, request.source, holder)
         held: dict[str, Any] = {"holder": holder, "held_until": db.now + HOLD_SECONDS}
@@ -91,13 +100,13 @@ def open_run(db: Database, request: RunRequest, *, holder: str) -> OpenRun:
                 )
                 .returning(runs.c.id)
             ).scalar_one()
-            return OpenRun(run_id=run_id, model_version_id=version_id, cursor=None, listed=False, resumed=False)
+            return OpenRun(run_id=run_id, model_version_id=version_id, cursor=None, is_listed=False, resumed=False)
         if row.status == RunStatus.CANCELLED:
             raise TransientError(f"run {row.id} is being cancelled; try again in a moment")
         listed = row.listed_at is not None
         status = RunStatus.RUNNING if listed else RunStatus.LISTING
         connection.execute(runs.update().where(runs.c.id == row.id).values(**held, status=status, error=None))
-        return OpenRun(run_id=row.id, model_version_id=version_id, cursor=row.cursor, listed=listed, resumed=True)
+        return _unfinished_run(row)
 
     close_runs(db)  # One that is being cancelled is not gone on with.
     try:
@@ -116,18 +125,11 @@ def find_unfinished(db: Database, request: RunRequest) -> OpenRun | None:
             model_versions.c.name == request.model,
             model_versions.c.version == request.model_version,
             runs.c.status != RunStatus.CANCELLED,
+            ~_IS_COMPLETE,
         )
     )
     row = db.read(lambda connection: connection.execute(statement).one_or_none())
-    if row is None:
-        return None
-    return OpenRun(
-        run_id=row.id,
-        model_version_id=row.model_version_id,
-        cursor=row.cursor,
-        listed=row.listed_at is not None,
-        resumed=True,
-    )
+    return None if row is None else _unfinished_run(row)
 
 
 def find_model_version(db: Database, request: RunRequest) -> int | None:
@@ -177,19 +179,17 @@ def close_runs(db: Database) -> None:
 
     Any process may do it, so that nothing depends on the command that cancelled a run living to the end of it.
     """
-    unfinished = sa.exists().where(batches.c.run_id == runs.c.id, NOT_DONE)
-    complete = sa.and_(runs.c.status == RunStatus.RUNNING, ~unfinished)
     cancelled = sa.and_(runs.c.status == RunStatus.CANCELLED, runs.c.finished_at.is_(None))
     # Looked at first: most of the time there is none, and on SQLite writing waits for whoever writes.
-    ripe = sa.select(runs.c.id, runs.c.status).where(sa.or_(complete, cancelled))
+    ripe = sa.select(runs.c.id, runs.c.status).where(sa.or_(_IS_COMPLETE, cancelled))
     found = db.read(lambda connection: connection.execute(ripe).all())
     for row in found:
         if row.status == RunStatus.CANCELLED:
             while _cancel_piece(db, row.id):
                 pass
     if found:
-        now_complete = runs.update().where(complete).values(status=RunStatus.COMPLETED, finished_at=db.now)
-        now_cancelled = runs.update().where(cancelled, ~unfinished).values(finished_at=db.now)
+        now_complete = runs.update().where(_IS_COMPLETE).values(status=RunStatus.COMPLETED, finished_at=db.now)
+        now_cancelled = runs.update().where(cancelled, ~_HAS_OPEN_BATCHES).values(finished_at=db.now)
         db.write(lambda connection: (connection.execute(now_complete), connection.execute(now_cancelled)))
 
 
@@ -239,6 +239,16 @@ def _unfinished(request: RunRequest, version_id: Any) -> sa.ColumnElement[bool]:
     return sa.and_(*same, runs.c.model_version_id == version_id, runs.c.finished_at.is_(None))
 
 
+def _unfinished_run(row: sa.Row[Any]) -> OpenRun:
+    return OpenRun(
+        run_id=row.id,
+        model_version_id=row.model_version_id,
+        cursor=row.cursor,
+        is_listed=row.listed_at is not None,
+        resumed=True,
+    )
+
+
 def _refuse_held(connection: sa.Connection, db: Database, source: str, holder: str) -> None:
     held = sa.select(runs.c.id, runs.c.holder, runs.c.held_until).where(
         runs.c.source == source, runs.c.finished_at.is_(None), runs.c.holder != holder, runs.c.held_until > db.now
@@ -257,12 +267,12 @@ def _known_version(connection: sa.Connection, request: RunRequest) -> tuple[int 
     """The number of the request's model version, None where it is new; and whether its name has any version."""
     known = connection.execute(sa.select(model_versions).where(model_versions.c.name == request.model)).all()
     for row in known:
-        if row.version == request.model_version and row.content_hash == request.content_hash:
+        if row.version == request.model_version and request.content_hash in (row.content_hash, None):
             return int(row.id), True
         if row.version == request.model_version:
             raise ModelError(
                 f"the database knows {request.model}:{request.model_version} with contents {row.content_hash[:12]}, "
-                f"and this registry's are {request.content_hash[:12]}. "
+                f"and this registry's are {str(request.content_hash)[:12]}. "
                 "Set TAGMILL_MODELS_URL to the registry that the earlier runs used."
             )
     return None, bool(known)

@@ -22,12 +22,13 @@ VERSION_TABLE = "tagmill_schema"
 _MIGRATIONS = Path(migrations.__path__[0])
 
 
-def open_database(settings: Settings, *, create: bool = False) -> Database:
+def open_database(settings: Settings, *, create: bool = False, only_reads: bool = False) -> Database:
     """The database of the settings, with the schema that this tagmill needs.
 
     Args:
         create: make a SQLite file that does not exist, and bring an older one up to date. A server's database is
             only ever changed by `tagmill db upgrade`.
+        only_reads: leave the very bytes of a SQLite file as they are.
 
     Raises:
         DatabaseError: it is missing, cannot be written, is not ours, or has another schema.
@@ -36,7 +37,7 @@ def open_database(settings: Settings, *, create: bool = False) -> Database:
     url = database_url(settings)
     if url.get_backend_name() == "sqlite":
         _check_sqlite_file(Path(str(url.database)), create=create, in_home=settings.database_url is None)
-    database = Database(url)
+    database = Database(url, only_reads=only_reads)
     try:
         found, wanted = schema_version(database), newest_schema()
         if found != wanted and database.is_sqlite and create:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -48,16 +49,21 @@ class Database:
     Make one per process, after it was started: connections do not survive a fork.
     """
 
-    def __init__(self, url: sa.URL, *, now: sa.ColumnElement[float] | None = None) -> None:
+    def __init__(self, url: sa.URL, *, now: sa.ColumnElement[float] | None = None, only_reads: bool = False) -> None:
         """
         Args:
             url: a SQLite or PostgreSQL address.
             now: the SQL expression of the current time in seconds; tests replace it.
+            only_reads: leave the very bytes of a SQLite file as they are.
         """
         self.url = url
         self.now: sa.ColumnElement[float] = database_time() if now is None else now
         self.is_sqlite = url.get_backend_name() == "sqlite"
         if self.is_sqlite:
+            # Whoever closes a file last writes what a process that was killed left in its log, unless it may not write.
+            # Where there is no log, a reader that may not write would leave an empty one.
+            if only_reads and Path(f"{url.database}-wal").exists():
+                url = url.set(database=f"file:{quote(str(url.database))}", query={"mode": "ro", "uri": "true"})
             self.engine = _sqlite_engine(url, begin="BEGIN IMMEDIATE")
             self.reader = _sqlite_engine(url, begin="BEGIN")
         else:

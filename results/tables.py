@@ -36,7 +36,7 @@ class RunStatus(StrEnum):
 
 
 class BatchStatus(StrEnum):
-    """The life of a batch; every change is one transaction of `ledger.py`."""
+    """The life of a batch; every change is one transaction, most of them in `ledger.py`."""
 
     PENDING = "pending"  # Waits for a worker.
     LEASED = "leased"  # A worker holds it until its lease runs out.

@@ -31,8 +31,9 @@ KEEPS_DYING_EXIT_CODE = 70
 SHUTDOWN_SECONDS = 20.0
 
 _LOOK_SECONDS = 0.5
-_WORKER_ID = "TAGMILL_WORKER_ID"
-_PARENT = "TAGMILL_WORKER_PARENT"
+# No settings, which the underscore tells from them: what the processes of one worker share.
+_WORKER_ID = "_TAGMILL_WORKER_ID"
+_PARENT = "_TAGMILL_WORKER_PARENT"
 # So many deaths of processes that held no batch, within so long, and the worker gives up.
 _DEATHS_BEFORE_GIVING_UP = 6
 _DEATHS_WITHIN_SECONDS = 60.0

@@ -23,6 +23,11 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    # The older schema cannot tell these from a plain run of their source, of which it allows one.
+    op.execute("""
+        UPDATE runs SET status = 'cancelled', finished_at = started_at
+        WHERE finished_at IS NULL AND (retry_of IS NOT NULL OR everything OR exclude <> '[]')
+    """)
     op.drop_index("uq_runs_unfinished_retry", "runs")
     op.drop_index("uq_runs_unfinished", "runs")
     for column in ("held_until", "holder", "retry_of", "top_k", "everything", "exclude"):

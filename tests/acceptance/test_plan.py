@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,24 @@ def test_plan_counts_what_the_next_run_does(tagmill: Tagmill, tmp_path: Path) ->
     assert [facts[name] for name in ("skipped", "gone", "passed_over")] == [9, 1, 1]
 
 
+def test_plan_leaves_what_a_killed_process_left(tagmill: Tagmill, tmp_path: Path) -> None:
+    """SQLite's own way would be to bring its log into the file as soon as anybody closes it."""
+    folder = make_many(tmp_path / "a", 4)
+    tagmill.run(folder)
+    code = (
+        "import os, sqlite3, sys; db = sqlite3.connect(sys.argv[1]);"
+        "db.execute('UPDATE images SET gone_at = NULL'); db.commit(); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, tagmill.home / "tagmill.db"], check=True)
+    database, log = (tagmill.home / name for name in ("tagmill.db", "tagmill.db-wal"))
+    before = database.read_bytes(), log.read_bytes()
+    assert before[1]
+
+    assert plan(tagmill, folder)["unchanged"] == 4
+
+    assert (database.read_bytes(), log.read_bytes()) == before
+
+
 def test_plan_before_the_first_run_makes_nothing(tagmill: Tagmill, photos: Path) -> None:
     planned = plan(tagmill, photos, "--exclude", "*_00_*")
 
@@ -68,3 +88,5 @@ def test_plan_tells_what_an_unfinished_run_has_left(tagmill: Tagmill, tmp_path: 
 
     assert planned["unfinished_run"] == 1
     assert planned["new"] + planned["waiting"] == 400 - done
+    assert planned["expected_seconds"] is not None
+    assert tagmill.run(folder)["classified"] == 400

@@ -1,11 +1,25 @@
 """The life of a run: begun, held, cancelled."""
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Barrier
+
 import pytest
 
 from results import ledger
 from results.listing import Chunk, ListingTaken, record_chunk
 from results.queries import find_runs, verify_run
-from results.runs import HOLD_SECONDS, RunRequest, SourceHeld, cancel_run, close_runs, hold_run, let_go_of_run, open_run
+from results.runs import (
+    HOLD_SECONDS,
+    RunRequest,
+    SourceHeld,
+    cancel_run,
+    close_runs,
+    find_unfinished,
+    hold_run,
+    let_go_of_run,
+    open_run,
+)
 from results.session import Database
 from results.tables import RunStatus
 from tests.clock import Clock
@@ -33,6 +47,23 @@ def test_held_source_is_refused_to_others(db: Database, request_of_other: RunReq
         begin(db, "two/2", request_of_other)
 
     assert (raised.value.run_id, raised.value.holder) == (run_id, "one/1")
+
+
+def test_commands_that_begin_together_do_not_both_hold_the_source(db: Database) -> None:
+    together, requests = Barrier(2), (REQUEST, replace(REQUEST, everything=True))
+
+    def compete(number: int) -> bool:
+        together.wait()
+        try:
+            begin(db, f"host/{number}", requests[number])
+        except SourceHeld:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        for run_id in range(1, 11):
+            assert sorted(pool.map(compete, range(2))) == [False, True]
+            cancel_run(db, run_id)
 
 
 def test_hold_that_is_renewed_lasts(db: Database, clock: Clock) -> None:
@@ -105,6 +136,16 @@ def test_listing_of_a_cancelled_run_stops(db: Database) -> None:
     with pytest.raises(ListingTaken):
         record_chunk(db, run_id, cursor=None, chunk=Chunk(cursor="file:///photos/a", batches=[], skipped=1))
     assert verify_run(db, run_id).gaps == ()
+
+
+def test_run_that_only_has_to_be_closed_is_not_gone_on_with(db: Database) -> None:
+    run_id = record(db, images=1)
+    held = claim(db)
+    assert find_unfinished(db, REQUEST) is not None
+    ledger.finish(db, held, answers(held), [])
+
+    assert find_unfinished(db, REQUEST) is None
+    assert begin(db, "test/1") == run_id + 1
 
 
 def test_next_run_of_a_cancelled_source_begins_anew(db: Database) -> None:
