@@ -51,7 +51,7 @@ def test_plan_leaves_what_a_killed_process_left(tagmill: Tagmill, tmp_path: Path
     tagmill.run(folder)
     code = (
         "import os, sqlite3, sys; db = sqlite3.connect(sys.argv[1]);"
-        "db.execute('UPDATE images SET gone_at = NULL'); db.commit(); os._exit(0)"
+        "db.execute('PRAGMA user_version = 7'); db.commit(); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, tagmill.home / "tagmill.db"], check=True)
     database, log = (tagmill.home / name for name in ("tagmill.db", "tagmill.db-wal"))
