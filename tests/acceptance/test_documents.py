@@ -63,7 +63,7 @@ NOT_RUN = {
     "/opt/tagmill/bin/pip install --no-deps .": "the same, and it installs over the network for a minute",
     "python3 -m venv ~/tagmill": "the same",
     "~/tagmill/bin/pip install '.[train]'": "it installs 2.5 GB over the network; test_wheel looks at what it installs",
-    "pip install 'tagmill[parquet]'": "tests/unit/cli/test_export.py sees it told",
+    "pip install 'tagmill[parquet]'": "tests/unit/cli/test_parquet.py sees it told",
     "docker inspect": "what docs/decisions.md says that others may do",
     ".ci/run": "it runs these tests",
     "pg_dump": "PostgreSQL's own; which way it is called is left to the reader",
