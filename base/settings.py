@@ -221,7 +221,7 @@ def _take(written: Mapping[str, Any], place: _Place) -> dict[str, _Given]:
             continue
         name = SECRET_FILES.get(key, key)
         if name not in Settings.model_fields:
-            raise SetupError(_unknown(key, place))
+            raise SetupError(_unknown(key, value, place))
         if name in given:
             raise SetupError(
                 f"{place.spell(name)} and {place.spell(name)}{'_FILE' if place.file is None else '_file'} are both set "
@@ -239,8 +239,10 @@ def _give(key: str, value: Any, place: _Place) -> _Given:
     return _Given(meant, spelt, spelt if place.file is None else str(place))
 
 
-def _unknown(key: str, place: _Place) -> str:
+def _unknown(key: str, value: Any, place: _Place) -> str:
     known = [*Settings.model_fields, *SECRET_FILES]
+    if isinstance(value, dict):
+        return f"there is no table [{key}] in {place}. Settings stand above every table, as NAME = VALUE."
     nearest = difflib.get_close_matches(key.lower().replace("-", "_").removeprefix("tagmill_"), known, n=1)
     hint = f"; the nearest is {place.spell(nearest[0])}" if nearest else ""
     return f"there is no setting {place.spell(key)}, which is set in {place}{hint}. Correct it or remove it."

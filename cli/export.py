@@ -74,6 +74,8 @@ def export_rows(
 def _check_file(path: Path) -> None:
     if not path.resolve().parent.is_dir():
         raise SetupError(f"{str(path)!r}: there is no such folder. Make it, or name another file with --output.")
+    if str(path) == "-":
+        raise SetupError("'-' is no name for a file. Leave --output away for stdout.")
     if path.exists() and not path.is_file():
         # A device that was replaced by a file would be missed.
         raise SetupError(f"{str(path)!r} is not a file. Name one, or leave --output away for stdout.")

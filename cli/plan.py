@@ -35,6 +35,7 @@ def plan(
     from producer.list_source import check_not_empty
     from producer.plan import make_plan
     from producer.start_run import make_request
+    from results.runs import find_hold
 
     settings = load_settings()
     folder = Folder(source, include or (), exclude or ())
@@ -45,7 +46,8 @@ def plan(
     request = make_request(folder, version, everything=everything)
     with progress(quiet=json) as reporter:
         reporter.update("listing", None)
-        made = make_plan(_open(settings), folder, request)
+        db = _open(settings)
+        made = make_plan(db, folder, request)
         reporter.update("measuring the speed", None)
         speed = _measure(settings, version, made)
     facts = {
@@ -67,6 +69,8 @@ def plan(
         print_json(facts)
     else:
         _print(facts, is_built=version is not None)
+    if db is not None and (held := find_hold(db, folder.uri)) is not None:
+        say(f"run {held.run_id} of this source is being run by {held.command}; until it has ended, another is refused")
 
 
 def _open(settings: Settings) -> "Database | None":
@@ -102,10 +106,11 @@ def _print(facts: dict[str, Any], *, is_built: bool) -> None:
         rows.append(("passed over", f"{facts['passed_over']} ({PASSED_OVER})"))
     if facts["unfinished_run"]:
         rows.append(("waiting", f"{facts['waiting']} (of run {facts['unfinished_run']}, which is gone on with)"))
-    rows.append(("bytes", f"{facts['bytes']} ({facts['bytes'] / 1e6:,.1f} MB)"))
+    without = ", without those waiting" if facts["waiting"] else ""
+    rows.append(("bytes", f"{facts['bytes']} ({facts['bytes'] / 1e6:,.1f} MB{without})"))
     if facts["expected_seconds"] is not None:
         speed = f"{facts['images_per_second']:.0f} images per second on this machine"
-        rows.append(("expected time", f"{duration(facts['expected_seconds'])} ({speed})"))
+        rows.append(("expected time", f"{duration(facts['expected_seconds'])} and a few seconds to start ({speed})"))
     facts_table(rows)
     if not is_built:
         say("the pretrained model is not built yet; the first run builds it, in about a minute")

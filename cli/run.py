@@ -87,6 +87,10 @@ def retry(
     allowed = parse_allowed(max_failures)
     db = open_database(settings)
     failed = find_run(db, run)
+    first = find_request(db, failed.run_id)
+    if failed.finished_at is None and first.retry_of is not None:  # Itself a retry, to be gone on with.
+        failed = find_run(db, first.retry_of)
+        first = find_request(db, failed.run_id)
     if failed.finished_at is None:
         raise SetupError(
             f"run {failed.run_id} is not finished. 'tagmill run' with its source goes on with it; "
@@ -97,7 +101,6 @@ def retry(
         if json:
             print_json({"run_id": None, "listed": 0, "classified": 0, "failed": 0})
         return
-    first = find_request(db, failed.run_id)
     version = Registry(settings.models_path).find(f"{first.model}:{first.model_version}")
     request = replace(first, content_hash=version.content_hash, everything=False, retry_of=failed.run_id)
     app = _configured_broker(settings, workers)
@@ -139,9 +142,11 @@ def _see_to(
             finished = work.wait(reporter)
             speed = work.speed
     except KeyboardInterrupt:
-        _tell_interrupted(db, opened.run_id, workers_go_on=app is not None)
+        again = "The same command" if request.retry_of is None else f"'tagmill retry {request.retry_of}'"
+        _tell_interrupted(db, opened.run_id, again, workers_go_on=app is not None)
         raise
-    _summarise(db, request, finished, speed, json=json)
+    needs_reader = not db.is_sqlite and settings.reader_url is None
+    _summarise(db, request, finished, speed, needs_reader=needs_reader, json=json)
     _judge(finished, allowed(finished.listed))
 
 
@@ -163,7 +168,7 @@ def parse_allowed(text: str | None) -> Callable[[int], Fraction | float]:
         return lambda listed: float("inf")
     match = re.fullmatch(r"(\d{1,18})|(\d{1,3}(?:\.\d{1,9})?)%", text, re.ASCII)
     if match is None or (match[2] is not None and Fraction(match[2]) > 100):
-        raise SetupError(f"--max-failures {text!r} is neither a number nor a share; write 20, or 0.5%.")
+        raise SetupError(f"--max-failures {text!r} is neither a number nor a share of up to 100%; write 20, or 0.5%.")
     if match[1] is not None:
         most = int(match[1])
         return lambda listed: most
@@ -201,7 +206,7 @@ def _tell_waiting(held: "SourceHeld") -> None:
     )
 
 
-def _tell_interrupted(db: "Database", run_id: int, *, workers_go_on: bool) -> None:
+def _tell_interrupted(db: "Database", run_id: int, again: str, *, workers_go_on: bool) -> None:
     state = find_run(db, run_id)
     left = f"{state.done:,} of {state.listed:,} images done"
     if workers_go_on and state.is_listed:
@@ -211,12 +216,14 @@ def _tell_interrupted(db: "Database", run_id: int, *, workers_go_on: bool) -> No
         )
     else:
         say(
-            f"interrupted; run {run_id} is kept ({left}). The same command goes on with it, "
+            f"interrupted; run {run_id} is kept ({left}). {again} goes on with it, "
             f"'tagmill cancel {run_id}' drops the rest."
         )
 
 
-def _summarise(db: "Database", request: "RunRequest", state: "RunProgress", speed: float, *, json: bool) -> None:
+def _summarise(
+    db: "Database", request: "RunRequest", state: "RunProgress", speed: float, *, needs_reader: bool, json: bool
+) -> None:
     from results.queries import count_failures, count_labels
 
     failures = count_failures(db, state.run_id)
@@ -225,7 +232,7 @@ def _summarise(db: "Database", request: "RunRequest", state: "RunProgress", spee
     facts: dict[str, Any] = describe(state, speed) | {
         "failures": failures,
         "labels": [{"label": label, "images": images} for label, images in labels],
-        "database": db.url.render_as_string(hide_password=True),
+        "database": db.address,
         "query": query,
     }
     if json:
@@ -246,4 +253,5 @@ def _summarise(db: "Database", request: "RunRequest", state: "RunProgress", spee
         print("\nmost common labels")
         facts_table([(f"  {label}", images) for label, images in labels])
     print(f"\ndatabase  {facts['database']}")
-    print(f'try       tagmill sql "{query}"')
+    # On a server `tagmill sql` wants a role of its own, which not everybody has made.
+    print("try       tagmill results --limit 10" if needs_reader else f'try       tagmill sql "{query}"')

@@ -22,6 +22,7 @@ def status(run: RunNumber = None, json: Json = False) -> None:
     """
     from results.queries import count_failures, recent_speed
     from results.schema import open_database
+    from results.tables import RunStatus
 
     db = open_database(load_settings())
     found = find_run(db, run)
@@ -34,6 +35,8 @@ def status(run: RunNumber = None, json: Json = False) -> None:
     facts_table([(name.replace("_", " "), value) for name, value in shown.items()])
     for reason, images in facts["failures"].items():
         print(f"  {reason}: {images}")
+    if found.status is RunStatus.CANCELLED and found.finished_at is None:
+        say(f"run {found.run_id} is still being cancelled; 'tagmill cancel {found.run_id}' ends that")
 
 
 def verify(run: RunNumber = None, json: Json = False) -> None:

@@ -78,7 +78,10 @@ def ensure_pretrained(registry: Registry, on_progress: Progress) -> ModelVersion
         registry.root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(registry.root / f".{DEFAULT_MODEL}.lock")
     except OSError as error:
-        raise ModelError(f"cannot write the default model below {registry.root}: {error}") from error
+        raise ModelError(
+            f"cannot write the default model below {registry.root}: {error.strerror}. "
+            "Name a folder that you may write to with TAGMILL_MODELS_URL."
+        ) from error
     if not lock.is_free():
         on_progress("waiting for another command, which is building the default model", 0.0)
     with lock:

@@ -25,7 +25,9 @@ def check_not_empty(source: Folder) -> None:
     """
     if not any(isinstance(found, Found) for found in source.walk()):
         wanted = " or ".join(source.include) if source.include else ", ".join(suffix[1:] for suffix in SUFFIXES)
-        raise SourceError(f"no images in {source.uri} (looked for {wanted}). Name another folder, or --include GLOB.")
+        without = f", without {' or '.join(source.exclude)}" if source.exclude else ""
+        mend = "another --exclude" if source.exclude else "--include GLOB"
+        raise SourceError(f"no images in {source.uri} (looked for {wanted}{without}). Name another folder, or {mend}.")
 
 
 def source_listing(db: Database, source: Folder, *, model_version_id: int | None, everything: bool) -> Listing:

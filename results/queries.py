@@ -307,6 +307,8 @@ def _verify(connection: sa.Connection, run_id: int, most_gaps: int) -> Proof:
     gaps: list[Gap] = []
     if run.listed_at is None and run.status != RunStatus.CANCELLED:
         gaps.append(Gap(what="the listing is not complete"))
+    if run.status == RunStatus.CANCELLED and run.finished_at is None:
+        gaps.append(Gap(what=f"it is still being cancelled; 'tagmill cancel {run_id}' ends that"))
     ended = sum(by_status.get(status, 0) for status in ItemStatus if status is not ItemStatus.PENDING)
     if run.listed != ended + run.skipped:
         gaps.append(Gap(what=f"{run.listed} images listed, {ended + run.skipped} with an end"))

@@ -141,6 +141,12 @@ def find_model_version(db: Database, request: RunRequest) -> int | None:
     return db.read(lambda connection: _known_version(connection, request)[0])
 
 
+def find_hold(db: Database, source: str) -> SourceHeld | None:
+    """Who is running a source."""
+    row = db.read(lambda connection: connection.execute(_held(db, source)).one_or_none())
+    return None if row is None else SourceHeld(row.id, row.holder, row.held_until)
+
+
 def hold_run(db: Database, run_id: int, holder: str) -> None:
     """Show that the command that holds a run still lives."""
     _set_hold(db, run_id, holder, {"held_until": db.now + HOLD_SECONDS})
@@ -249,11 +255,13 @@ def _unfinished_run(row: sa.Row[Any]) -> OpenRun:
     )
 
 
+def _held(db: Database, source: str) -> sa.Select[Any]:
+    held = sa.and_(runs.c.source == source, runs.c.finished_at.is_(None), runs.c.held_until > db.now)
+    return sa.select(runs.c.id, runs.c.holder, runs.c.held_until).where(held).order_by(runs.c.id).limit(1)
+
+
 def _refuse_held(connection: sa.Connection, db: Database, source: str, holder: str) -> None:
-    held = sa.select(runs.c.id, runs.c.holder, runs.c.held_until).where(
-        runs.c.source == source, runs.c.finished_at.is_(None), runs.c.holder != holder, runs.c.held_until > db.now
-    )
-    row = connection.execute(held.order_by(runs.c.id).limit(1)).one_or_none()
+    row = connection.execute(_held(db, source).where(runs.c.holder != holder)).one_or_none()
     if row is not None:
         raise SourceHeld(row.id, row.holder, row.held_until)
 

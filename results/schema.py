@@ -89,7 +89,11 @@ def upgrade(database: Database) -> tuple[str | None, str]:
         before = schema_version(database)
         config = migration_config()
         config.attributes["connection"] = database.engine
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except sa.exc.DBAPIError as error:
+            database.refuse(error)
+            raise
     return before, newest_schema()
 
 

@@ -90,9 +90,7 @@ class Database:
                 with engine.begin() as connection:
                     return work(connection)
             except DBAPIError as error:
-                permanent = _permanent_fault(error)
-                if permanent is not None:
-                    raise DatabaseError(f"{self}: {permanent}") from error
+                self.refuse(error)
                 if not _is_transient(error):
                     raise
                 if attempt == _ATTEMPTS:
@@ -101,13 +99,28 @@ class Database:
                 time.sleep(random.uniform(0.5, 1.0) * 0.1 * 2**attempt)
         raise AssertionError("unreachable")
 
+    def refuse(self, error: DBAPIError) -> None:
+        """Tell of an error that comes again until somebody mends what is behind it; of others there is nothing to tell.
+
+        Raises:
+            DatabaseError: it is one.
+        """
+        permanent = _permanent_fault(error)
+        if permanent is not None:
+            raise DatabaseError(f"{self}: {permanent}") from error
+
     def close(self) -> None:
         """Give back the connections."""
         self.engine.dispose()
         self.reader.dispose()
 
+    @property
+    def address(self) -> str:
+        """As people write it, with the password hidden."""
+        return self.url.set(drivername=self.url.get_backend_name()).render_as_string(hide_password=True)
+
     def __str__(self) -> str:
-        return f"database {self.url.render_as_string(hide_password=True)}"
+        return f"database {self.address}"
 
 
 def database_url(settings: Settings) -> sa.URL:

@@ -2,11 +2,16 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from models.registry import Registry
+from results.queries import find_request
+from results.runs import let_go_of_run, open_run
+from results.session import Database
 from tests.acceptance.conftest import Tagmill
 from tests.samples import encode, make_jpeg, make_noise
 
@@ -175,6 +180,13 @@ def test_failures_above_the_budget_end_with_1(tagmill: Tagmill, tmp_path: Path) 
     assert (facts["classified"], facts["failed"]) == (9, 1)
 
 
+def begin_retry(database: Path) -> None:
+    db = Database(sa.URL.create("sqlite", database=str(database)))
+    run = open_run(db, replace(find_request(db, 1), retry_of=1), holder="elsewhere/1#")
+    let_go_of_run(db, run.run_id, "elsewhere/1#")
+    db.close()
+
+
 def test_retry_classifies_only_what_failed(tagmill: Tagmill, photos: Path) -> None:
     broken, gone, *_ = sorted(photos.iterdir())
     good = broken.read_bytes()
@@ -183,8 +195,9 @@ def test_retry_classifies_only_what_failed(tagmill: Tagmill, photos: Path) -> No
     assert tagmill.run(photos)["failed"] == 2
     broken.write_bytes(good)
     gone.unlink()
+    begin_retry(tagmill.home / "tagmill.db")  # As if it had been interrupted at once.
 
-    facts = json.loads(tagmill("retry", "1", "--json").stdout)
+    facts = json.loads(tagmill("retry", "--json").stdout)
 
     assert (facts["run_id"], facts["listed"], facts["classified"]) == (2, 2, 1)
     assert facts["failures"] == {"not_found": 1}

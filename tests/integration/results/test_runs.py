@@ -5,6 +5,7 @@ from dataclasses import replace
 from threading import Barrier
 
 import pytest
+import sqlalchemy as sa
 
 from results import ledger
 from results.listing import Chunk, ListingTaken, record_chunk
@@ -21,7 +22,7 @@ from results.runs import (
     open_run,
 )
 from results.session import Database
-from results.tables import RunStatus
+from results.tables import RunStatus, runs
 from tests.clock import Clock
 from tests.integration.results.test_ledger import answers, claim, due, record
 
@@ -116,6 +117,18 @@ def test_cancelled_images_have_their_end(db: Database) -> None:
     assert (run.status, run.classified, run.cancelled) == (RunStatus.CANCELLED, 2, 4)
     assert verify_run(db, run_id).gaps == ()
     assert due(db) == []
+
+
+def test_run_that_is_still_being_cancelled_is_not_proved(db: Database) -> None:
+    """Whoever cancelled it died at once; anybody's next dispatch ends that."""
+    run_id = record(db, images=2)
+    stopped = sa.update(runs).values(status=RunStatus.CANCELLED)
+    db.write(lambda connection: connection.execute(stopped))
+
+    assert "still being cancelled; 'tagmill cancel 1' ends that" in str(verify_run(db, run_id).gaps)
+
+    close_runs(db)
+    assert verify_run(db, run_id).gaps == ()
 
 
 def test_worker_of_a_cancelled_run_writes_nothing(db: Database) -> None:

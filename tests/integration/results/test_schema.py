@@ -180,6 +180,18 @@ def test_other_alembic_table_does_not_confuse(made: str) -> None:
     assert schema_of(made) == newest_schema()
 
 
+def test_disk_that_is_full_when_tables_are_made_is_told(tmp_path: Path) -> None:
+    database = Database(sa.URL.create("sqlite", database=str(tmp_path / "tagmill.db")))
+
+    @sa.event.listens_for(database.engine, "connect")
+    def _limit(connection: sqlite3.Connection, record: object) -> None:
+        connection.execute("PRAGMA max_page_count = 5")
+
+    with pytest.raises(DatabaseError, match="the disk is full; free some space"):
+        upgrade(database)
+    database.close()
+
+
 def test_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "photos.zip").write_bytes(b"not a database at all, but long enough" * 100)
 

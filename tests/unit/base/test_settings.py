@@ -158,7 +158,7 @@ def test_paths_in_a_file_are_meant_from_its_folder(folder: Path, monkeypatch: py
         ),
         ("TAGMILL_TOP_K = 3", "there is no setting TAGMILL_TOP_K, which is set in {file}; the nearest is top_k"),
         ("broker-url = 'x'", "the nearest is broker_url"),
-        ("[elephants]", "there is no setting elephants, which is set in {file}. Correct"),
+        ("[elephants]", "there is no table [elephants] in {file}. Settings stand above every table"),
         ("broker_url = 'a'\nbroker_url_file = 'b'", "broker_url and broker_url_file are both set in {file}. Keep one"),
     ],
 )

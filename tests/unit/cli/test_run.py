@@ -26,5 +26,5 @@ def test_budget_is_a_number_or_a_share_of_the_listed(text: str, listed: int, all
 
 @pytest.mark.parametrize("text", ["x", "", "-1", "1.5", "101%", "x%", "%", "1e3", "5 %"])
 def test_budget_that_is_neither_is_refused(text: str) -> None:
-    with pytest.raises(SetupError, match=r"neither a number nor a share; write 20, or 0.5%"):
+    with pytest.raises(SetupError, match=r"neither a number nor a share of up to 100%; write 20, or 0.5%"):
         parse_allowed(text)
