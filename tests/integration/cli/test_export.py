@@ -1,9 +1,11 @@
 """`tagmill results` and `tagmill sql` write files of any size, and whole ones only."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,13 +37,22 @@ def start(*words: str | Path, home: Path, before: tuple[str, ...] = (), **variab
     )
 
 
-def peak_bytes(process: "subprocess.Popen[bytes]") -> int:
-    """The most memory that a process has used, once it has ended as it should."""
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.communicate()[1].endswith(b"rows in " + os.fsencode(process.args[-1]) + b"\n")  # type: ignore[index]
-    assert process.returncode == 0
-    return usage.ru_maxrss * 1024
+def peaks_of(processes: list["subprocess.Popen[bytes]"]) -> list[int]:
+    """The most bytes of memory that each has used, once all have ended as they should.
+
+    Looked at while they run: what `wait4` tells of a child counts what its parent had when it was started.
+    """
+    peaks = [0] * len(processes)
+    while running := [number for number, process in enumerate(processes) if process.poll() is None]:
+        for number in running:
+            status = Path(f"/proc/{processes[number].pid}/status").read_text()
+            if found := re.search(r"VmHWM:\s+(\d+) kB", status):
+                peaks[number] = int(found[1]) * 1024
+        time.sleep(0.05)
+    for process in processes:
+        assert process.communicate()[1].endswith(b"rows in " + os.fsencode(process.args[-1]) + b"\n")  # type: ignore[index]
+        assert process.returncode == 0
+    return peaks
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +79,9 @@ def test_million_rows_are_exported_in_constant_memory(database_address: str, tmp
         start("results", "--output", path, home=tmp_path, TAGMILL_DATABASE_URL=database_address) for path in files
     ]
 
-    peaks = [peak_bytes(process) for process in processes]
+    peaks = peaks_of(processes)
 
-    assert max(peaks) < _MOST_BYTES
+    assert 0 < min(peaks) <= max(peaks) < _MOST_BYTES
     with open(files[0], "rb") as lines:
         assert sum(1 for _ in lines) == 1 + _MILLION
     assert parquet.ParquetFile(files[1]).metadata.num_rows == _MILLION

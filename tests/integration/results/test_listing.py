@@ -86,7 +86,7 @@ def test_unfinished_run_is_gone_on_with(db: Database) -> None:
 
     again = begin(db)
 
-    assert (again.run_id, again.cursor, again.listed, again.resumed) == (run.run_id, "file:///p/a", False, True)
+    assert (again.run_id, again.cursor, again.is_listed, again.resumed) == (run.run_id, "file:///p/a", False, True)
 
 
 def test_failed_run_is_gone_on_with_where_it_stood(db: Database) -> None:
@@ -97,7 +97,7 @@ def test_failed_run_is_gone_on_with_where_it_stood(db: Database) -> None:
 
     again = begin(db)
 
-    assert (again.run_id, again.listed) == (run.run_id, True)
+    assert (again.run_id, again.is_listed) == (run.run_id, True)
     assert find_runs(db, run.run_id)[0].status is RunStatus.RUNNING
 
 
