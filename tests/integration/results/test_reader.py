@@ -1,9 +1,10 @@
 """People's own SQL reads the views and nothing else, on both databases."""
 
-import os
 import secrets
 import signal
-import threading
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -276,11 +277,26 @@ def test_sqlite_error_while_rows_are_read_is_told(sqlite_settings: Settings) -> 
 
 def test_endless_sqlite_query_ends_with_ctrl_c(sqlite_settings: Settings) -> None:
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    code = (
+        "import sys; from base.settings import Settings; from results.reader import read_only_rows\n"
+        "print('begins', flush=True)\n"
+        "with read_only_rows(Settings(home=sys.argv[1]), sys.argv[2]) as answer: print(list(answer.rows))"
+    )
+    # A process of its own, whose Ctrl-C nothing else can catch.
+    with subprocess.Popen(
+        [sys.executable, "-c", code, sqlite_settings.home, endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"begins\n"
+        time.sleep(0.5)
 
-    with pytest.raises(KeyboardInterrupt):
-        ask(sqlite_settings, endless)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+
+    assert process.returncode == -signal.SIGINT
+    assert said.strip().endswith(b"KeyboardInterrupt")
 
 
 def test_postgresql_needs_a_reader_address(postgres_db: Database) -> None:
