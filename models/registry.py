@@ -41,6 +41,8 @@ class ModelVersion:
     labels: tuple[str, ...]  #: in class-index order
     preprocessing: Preprocessing
     temperature: float  #: its logits are divided by this before the softmax
+    thresholds: Mapping[str, float | None]  #: label → confidence that its answers must reach; None: none is sure enough
+    target_precision: float | None  #: what the thresholds were chosen for, 0 to 1; None: there are none
     engine_file: str  #: the one of `files` that is loaded unless told otherwise
     files: Mapping[str, str]  #: name → sha256 of every file but version.json
     metrics: Mapping[str, Any]  #: what was measured before it was published
@@ -49,6 +51,13 @@ class ModelVersion:
 
     def __str__(self) -> str:
         return f"{self.name}:{self.version}"
+
+    def needs_review(self, label: str, confidence: float) -> bool:
+        """Whether a person should look at this answer: it is less sure than its label's threshold asks for."""
+        if self.target_precision is None:
+            return False
+        threshold = self.thresholds[label]
+        return threshold is None or confidence < threshold
 
 
 class Registry:
@@ -99,6 +108,8 @@ class Registry:
         preprocessing: Preprocessing,
         description: str,
         temperature: float = 1.0,
+        thresholds: Mapping[str, float | None] | None = None,
+        target_precision: float | None = None,
         metrics: Mapping[str, Any] | None = None,
         built_with: Mapping[str, str] | None = None,
     ) -> ModelVersion:
@@ -112,6 +123,8 @@ class Registry:
             preprocessing: what the model was trained with.
             description: Markdown, how the model came about; the first part of its card.
             temperature: found by calibration; 1 changes nothing.
+            thresholds: of every label, the confidence from 0 to 1 below which its answers need review; None for all.
+            target_precision: what the thresholds were chosen for, 0 to 1; None with no thresholds.
             metrics: what was measured, as JSON types.
             built_with: package → version.
 
