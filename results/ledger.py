@@ -60,6 +60,7 @@ class Answer:
     content_hash: bytes  #: sha256 of those bytes
     labels: Sequence[tuple[str, float]]  #: (label, confidence), the most confident first
     reused: bool = False  #: copied from an image with the same bytes
+    needs_review: bool = False  #: a person should look at its first label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -391,6 +392,7 @@ def _save_answers(connection: sa.Connection, held: Claim, answers: Sequence[Answ
             "content_hash": answer.content_hash if rank == 1 else None,
             "run_id": held.run_id,
             "classified_at": now,
+            "needs_review": answer.needs_review and rank == 1,
         }
         # Sorted by key, so that two transactions that meet lock the rows in the same order.
         for answer in sorted(answers, key=lambda answer: answer.image_id)
@@ -400,9 +402,7 @@ def _save_answers(connection: sa.Connection, held: Claim, answers: Sequence[Answ
         return
     insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(predictions)
     key = [column.name for column in predictions.primary_key]
-    changed = {
-        name: insert.excluded[name] for name in ("label", "confidence", "content_hash", "run_id", "classified_at")
-    }
+    changed = {column.name: insert.excluded[column.name] for column in predictions.c if column.name not in key}
     connection.execute(insert.on_conflict_do_update(index_elements=key, set_=changed), rows)
     # Of an earlier answer to the same bytes, when more labels were kept.
     deeper = predictions.delete().where(

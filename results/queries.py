@@ -148,7 +148,7 @@ def count_labels(db: Database, *, source: str, model: str, limit: int = 10) -> l
     view = sa.table("current_labels", sa.column("label"), sa.column("image_uri"), sa.column("model"))
     statement = (
         sa.select(view.c.label, sa.func.count().label("images"))
-        .where(_of_source(view.c.image_uri, source), view.c.model == model)
+        .where(of_source(view.c.image_uri, source), view.c.model == model)
         .group_by(view.c.label)
         .order_by(sa.desc("images"), view.c.label)
         .limit(limit)
@@ -380,7 +380,7 @@ def _named(connection: sa.Connection, what: str, statement: sa.Select[str], most
     return gaps
 
 
-def _of_source(image_uri: sa.ColumnElement[str], source: str) -> sa.ColumnElement[bool]:
+def of_source(image_uri: sa.ColumnElement[str], source: str) -> sa.ColumnElement[bool]:
     """The image of that URI, or those below it; as a range, which an index answers."""
     below = source.rstrip("/")
     return sa.or_(image_uri == source, sa.and_(image_uri >= below + "/", image_uri < below + chr(ord("/") + 1)))

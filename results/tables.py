@@ -208,6 +208,8 @@ predictions = Table(
     Column("content_hash", LargeBinary(32)),  # On rank 1: sha256 of the bytes that this is the answer to.
     Column("run_id", ForeignKey("runs.id"), nullable=False),
     Column("classified_at", Double, nullable=False),
+    # On rank 1: a person should look at it.
+    Column("needs_review", Boolean(name="needs_review"), nullable=False, server_default=text("false")),
     CheckConstraint("confidence >= 0 AND confidence <= 1", name="confidence"),
     CheckConstraint("rank >= 1", name="rank"),
     Index("ix_predictions_label", "label", "rank", "confidence"),

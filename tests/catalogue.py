@@ -25,6 +25,7 @@ class _Run:
     model_version_id: int
     answers: Mapping[str, Labels]
     failures: Mapping[str, str] = field(default_factory=dict)  #: reason
+    unsure: frozenset[str] = frozenset()  #: answers that need a review
     reused: int = 0
     skipped: int = 0
 
@@ -75,6 +76,7 @@ def _runs(now: float) -> list[_Run]:
                 "shoesold/front.jpg": [("running shoe", 0.77), ("clog", 0.1)],
             },
             failures={"bags/C300/zip.jpg": "truncated", "bags/E500/front.jpg": "unreadable"},
+            unsure=frozenset({"bags/D400/front.jpg", "shoes/B200/side%2050%2520.jpg"}),
             reused=3,
         ),
         _Run(
@@ -84,6 +86,7 @@ def _runs(now: float) -> list[_Run]:
             model_version_id=1,
             answers={"bags/C300/strap.jpg": [("backpack", 0.5), ("purse", 0.3)]},
             failures={"bags/C300/zip.jpg": "truncated", "shoes/A100/back.jpg": "unreadable"},
+            unsure=frozenset({"bags/C300/strap.jpg"}),  # Others are less sure; its label asks for more.
             skipped=7,
         ),
         _Run(
@@ -102,6 +105,7 @@ def _runs(now: float) -> list[_Run]:
                 "shoesold/front.jpg": [("running shoe", 0.8), ("clog", 0.2)],
             },
             failures={"bags/C300/zip.jpg": "truncated", "shoes/A100/back.jpg": "unreadable"},
+            unsure=frozenset({"shoes/A100/on%20foot.jpg"}),
         ),
         _Run(
             started_at=_at("2024-11-21 11:00"),
@@ -168,7 +172,8 @@ def _write(connection: sa.Connection, run_id: int, run: _Run, image_ids: dict[st
             item |= {"status": ItemStatus.FAILED, "reason": run.failures[name], "message": "what was found"}
         else:
             item |= {"status": ItemStatus.CLASSIFIED}
-            _write_labels(connection, run.answers[name], run.model_version_id, item)
+            needs_review = name in run.unsure
+            _write_labels(connection, run.answers[name], run.model_version_id, item, needs_review=needs_review)
         connection.execute(items.insert().values(item))
 
 
@@ -179,14 +184,21 @@ def _image(connection: sa.Connection, uri: str, image_ids: dict[str, int]) -> in
     return image_ids[uri]
 
 
-def _write_labels(connection: sa.Connection, labels: Labels, model_version_id: int, item: Mapping[str, object]) -> None:
+def _write_labels(
+    connection: sa.Connection,
+    labels: Labels,
+    model_version_id: int,
+    item: Mapping[str, object],
+    *,
+    needs_review: bool,
+) -> None:
     row = {name: item[name] for name in ("run_id", "image_id", "fingerprint")}
     row |= {"model_version_id": model_version_id, "classified_at": item["finished_at"]}
-    ranked = enumerate(labels, 1)
-    connection.execute(
-        predictions.insert(),
-        [row | {"rank": rank, "label": label, "confidence": confidence} for rank, (label, confidence) in ranked],
-    )
+    rows = [
+        row | {"rank": rank, "label": label, "confidence": confidence, "needs_review": needs_review and rank == 1}
+        for rank, (label, confidence) in enumerate(labels, 1)
+    ]
+    connection.execute(predictions.insert(), rows)
 
 
 def _change(connection: sa.Connection, image_id: int, **values: object) -> None:

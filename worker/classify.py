@@ -68,6 +68,7 @@ def classify(
                     content_hash=fetched.content_hash,
                     labels=labels,
                     reused=reused,
+                    needs_review=classifier.version.needs_review(*labels[0]),
                 )
             )
             on_progress()

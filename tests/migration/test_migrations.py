@@ -9,10 +9,14 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.script import ScriptDirectory
 
+from results.reader import grant_reader
 from results.runs import RunRequest, open_run
 from results.schema import known_schemas, migration_config, schema_version, upgrade
 from results.session import Database, parse_database_url
 from results.tables import VIEWS, metadata
+from tests.integration.results.test_reader import new_role, reader_address
+
+REQUEST = RunRequest(source="file:///photos", model="m", model_version=1, content_hash="a" * 64)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -24,6 +28,16 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     database = Database(parse_database_url(address, "TAGMILL_DATABASE_URL"))
     yield database
     database.close()
+
+
+def execute(db: Database, statement: str) -> None:
+    db.write(lambda connection: connection.execute(sa.text(statement)))
+
+
+def needs_review(db: Database) -> list[bool]:
+    """Of every row of `current_labels`."""
+    rows = sa.text("SELECT needs_review FROM current_labels ORDER BY image_uri")
+    return [bool(value) for value in db.read(lambda connection: connection.scalars(rows).all())]
 
 
 def test_upgrade_from_nothing_equals_tables(empty: Database) -> None:
@@ -52,9 +66,8 @@ def test_each_downgrade_works_and_can_be_upgraded_again(empty: Database) -> None
 
 def test_downgrade_keeps_one_unfinished_run_of_a_source(empty: Database) -> None:
     upgrade(empty)
-    request = RunRequest(source="file:///photos", model="m", model_version=1, content_hash="a" * 64)
     for other in ({}, {"everything": True}, {"exclude": ("thumbs",)}, {"retry_of": 1}):
-        open_run(empty, replace(request, **other), holder="test/1")
+        open_run(empty, replace(REQUEST, **other), holder="test/1")
     config = migration_config()
     config.attributes["connection"] = empty.engine
 
@@ -62,6 +75,50 @@ def test_downgrade_keeps_one_unfinished_run_of_a_source(empty: Database) -> None
 
     unfinished = sa.text("SELECT id FROM runs WHERE finished_at IS NULL")
     assert empty.read(lambda connection: connection.scalars(unfinished).all()) == [1]
+
+
+def test_answers_survive_the_column_that_they_have_not(empty: Database) -> None:
+    """A worker of the version before goes on, and what it writes needs no review."""
+    upgrade(empty)
+    config = migration_config()
+    config.attributes["connection"] = empty.engine
+    command.downgrade(config, "0003")
+    run_id = open_run(empty, REQUEST, holder="test/1").run_id
+    execute(empty, "INSERT INTO images (id, uri, fingerprint) VALUES (1, 'file:///a', '1'), (2, 'file:///b', '1')")
+    write = f"""
+        INSERT INTO predictions
+        (image_id, model_version_id, fingerprint, rank, label, confidence, run_id, classified_at)
+        VALUES ({{image_id}}, 1, '1', 1, 'cat', 0.5, {run_id}, 0)
+    """
+    execute(empty, write.format(image_id=1))
+
+    upgrade(empty)
+    execute(empty, write.format(image_id=2))
+    assert needs_review(empty) == [False, False]
+
+    execute(empty, "UPDATE predictions SET needs_review = true WHERE image_id = 2")
+    assert needs_review(empty) == [False, True]
+
+    command.downgrade(config, "0003")
+    assert needs_review(empty) == [False, False]
+
+
+def test_role_that_reads_the_views_still_may_after_each_change(postgres_database: str) -> None:
+    db = Database(parse_database_url(postgres_database, "TAGMILL_DATABASE_URL"))
+    upgrade(db)
+    config = migration_config()
+    config.attributes["connection"] = db.engine
+    with new_role(db) as role:
+        grant_reader(db, reader_address(db, role))
+        may_read = sa.select(*(sa.func.has_table_privilege(role, view, "SELECT") for view in VIEWS))
+
+        command.downgrade(config, "0003")
+        after_downgrade = db.read(lambda connection: set(connection.execute(may_read).one()))
+        upgrade(db)
+
+        assert after_downgrade == {True}
+        assert db.read(lambda connection: set(connection.execute(may_read).one())) == {True}
+    db.close()
 
 
 def test_file_names_tell_the_order_of_the_migrations() -> None:

@@ -52,6 +52,21 @@ def answers(held: Claim, label: str = "cat", *, reused: bool = False) -> list[An
     ]
 
 
+def reviews(db: Database) -> list[tuple[int, bool]]:
+    """The rank of each prediction, and whether it needs a review."""
+    rows = sa.select(predictions.c.rank, predictions.c.needs_review).order_by(
+        predictions.c.image_id, predictions.c.rank
+    )
+    return [(row.rank, row.needs_review) for row in db.read(lambda connection: connection.execute(rows).all())]
+
+
+def open_again(db: Database) -> None:
+    """Let the claim of a finished batch finish it once more."""
+    with db.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE batches SET status = 'leased', owner = 'w/1'"))
+        connection.execute(sa.text("UPDATE items SET status = 'pending'"))
+
+
 def due(db: Database, *, room: int = 100, queued: int = 0) -> list[int]:
     return [batch for _, batch in ledger.take_due(db, room=room, queued=queued, resend_seconds=30)]
 
@@ -81,6 +96,29 @@ def test_run_with_open_batch_is_not_complete(db: Database) -> None:
 
     assert find_runs(db, run_id)[0].status is RunStatus.RUNNING
     assert [gap.what for gap in verify_run(db, run_id).gaps][:1] == ["4 images listed, 2 with an end"]
+
+
+def test_need_of_a_review_is_saved_with_the_first_label(db: Database) -> None:
+    record(db, images=2)
+    held = claim(db)
+    first, second = answers(held)
+
+    ledger.finish(db, held, [replace(first, needs_review=True), second], [])
+
+    assert reviews(db) == [(1, True), (2, False), (1, False), (2, False)]
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_later_answer_decides_whether_it_needs_a_review(db: Database, later: bool) -> None:
+    record(db, images=1)
+    held = claim(db)
+    (answer,) = answers(held)
+    ledger.finish(db, held, [replace(answer, needs_review=not later)], [])
+    open_again(db)
+
+    ledger.finish(db, held, [replace(answer, needs_review=later)], [])
+
+    assert reviews(db) == [(1, later), (2, False)]
 
 
 def test_claimed_batch_cannot_be_claimed_again(db: Database) -> None:
@@ -398,9 +436,7 @@ def test_fewer_labels_replace_more(db: Database) -> None:
     record(db, images=1)
     held = claim(db)
     ledger.finish(db, held, answers(held), [])
-    with db.engine.begin() as connection:
-        connection.execute(sa.text("UPDATE batches SET status = 'leased', owner = 'w/1'"))
-        connection.execute(sa.text("UPDATE items SET status = 'pending'"))
+    open_again(db)
     (image,) = held.images
     fewer = Answer(image_id=image.image_id, fingerprint="10-1", content_hash=b"1" * 32, labels=[("cat", 1.0)])
 

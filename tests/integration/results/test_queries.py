@@ -152,6 +152,7 @@ def labelled(db: Database) -> Database:
                 fingerprint=image.fingerprint,
                 content_hash=bytes([image.image_id]) * 32,
                 labels=[(label, confidence)],
+                needs_review=confidence < 0.5,
             )
             for image in held.images
         ]
@@ -178,8 +179,9 @@ def labelled(db: Database) -> Database:
         (LabelFilter(min_confidence=0.5, max_confidence=0.8), 2),
         (LabelFilter(source="file:///photos", labels=("dog",), reviewed=False), 2),
         (LabelFilter(reviewed=True), 0),
-        (LabelFilter(needs_review=False), 6),
-        (LabelFilter(needs_review=True), 0),
+        (LabelFilter(needs_review=False), 4),
+        (LabelFilter(needs_review=True), 2),
+        (LabelFilter(source="file:///photos-old", needs_review=True), 0),
         (LabelFilter(model="m"), 6),
         (LabelFilter(model="m", model_version=1), 6),
         (LabelFilter(model="m", model_version=2), 0),

@@ -1,25 +1,31 @@
 """What becomes of a batch when something goes wrong in the middle of it."""
 
 import importlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
+import sqlalchemy as sa
 
 from base.errors import ModelError, TransientError
 from base.settings import Settings
 from models.predictions import Prediction
 from results import ledger
 from results.listing import Chunk, ListedImage, end_listing, record_chunk
-from results.queries import RunProgress, count_failures, find_runs, verify_run
+from results.queries import LabelFilter, RunProgress, count_failures, find_runs, list_labels, verify_run
 from results.runs import RunRequest, close_runs, open_run
 from results.session import Database
-from results.tables import RunStatus
+from results.tables import RunStatus, batches
 from tests.clock import Clock
 from tests.integration.results.test_ledger import due
+from tests.processes import wait_until
 
 SETTINGS = Settings(lease_seconds=100, image_seconds=60)
+# As an engine gives them: 32 bits, of which no short decimal number is the whole.
+CONFIDENCE = float(np.float32(0.7))
 
 
 @pytest.fixture
@@ -32,14 +38,15 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 class ScriptedClassifier:
     """Does to each image what the test says; without a word, it is a cat."""
 
-    version = SimpleNamespace(labels=("cat", "dog"))
-
-    def __init__(self, on_image: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, on_image: Callable[[], object] = lambda: None, *, threshold: float = 0.0) -> None:
         self._on_image = on_image
+        self.version = SimpleNamespace(
+            labels=("cat", "dog"), needs_review=lambda label, confidence: confidence < threshold
+        )
 
     def predict(self, encoded: bytes, k: int) -> list[Prediction]:
         self._on_image()
-        return [Prediction(label="cat", confidence=0.5)]
+        return [Prediction(label="cat", confidence=CONFIDENCE), Prediction(label="dog", confidence=1 - CONFIDENCE)]
 
 
 @pytest.fixture
@@ -85,6 +92,35 @@ def test_batch_is_classified_and_saved(work: Callable[..., RunProgress], db: Dat
 
     assert (run.status, run.classified) == (RunStatus.COMPLETED, 2)
     assert verify_run(db, run.run_id).gaps == ()
+
+
+@pytest.mark.parametrize(
+    ("threshold", "needs_review"),
+    [
+        (CONFIDENCE, False),
+        (math.nextafter(CONFIDENCE, 1), True),
+    ],
+)
+def test_answer_copied_through_the_database_needs_a_review_as_its_twin_does(
+    tasks: ModuleType,
+    db: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threshold: float,
+    needs_review: bool,
+) -> None:
+    predicted: list[int] = []
+    classifier = ScriptedClassifier(lambda: predicted.append(1), threshold=threshold)
+    monkeypatch.setattr(tasks, "_classifier", lambda *_: classifier)
+    for number, folder in enumerate(("photos", "copies"), 1):
+        record_files(db, tmp_path / folder)
+        tasks.work_on(db, number, SETTINGS)
+
+    rows = list(list_labels(db, LabelFilter(needs_review=needs_review)))
+
+    assert len(predicted) == 2
+    assert len(rows) == 4
+    assert list(list_labels(db, LabelFilter(needs_review=not needs_review))) == []
 
 
 def test_second_delivery_changes_nothing(work: Callable[..., RunProgress], db: Database) -> None:
@@ -141,6 +177,28 @@ def test_lease_lost_meanwhile_writes_nothing(work: Callable[..., RunProgress], d
     run = work(stall)
 
     assert run.done == 0
+
+
+def test_lease_is_kept_while_a_model_takes_its_time_to_load(
+    tasks: ModuleType, db: Database, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_files(db, tmp_path / "photos")
+    settings = Settings.model_construct(lease_seconds=0.2, image_seconds=60)  # Shorter than anybody may set it.
+
+    def lease_until() -> float:
+        return float(db.read(lambda connection: connection.execute(sa.select(batches.c.lease_until)).scalar_one()))
+
+    def load(*_: object) -> ScriptedClassifier:
+        clock.pass_by(settings.lease_seconds + 0.1)
+        wait_until(lambda: lease_until() > clock.seconds)
+        assert ledger.claim(db, 1, owner="another", lease_seconds=1000) is None
+        return ScriptedClassifier()
+
+    monkeypatch.setattr(tasks, "_classifier", load)
+    tasks.work_on(db, 1, settings)
+    close_runs(db)
+
+    assert find_runs(db)[0].classified == 2
 
 
 def test_message_of_somebody_else_is_dropped(tasks: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

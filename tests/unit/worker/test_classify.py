@@ -11,6 +11,7 @@ from base.errors import FailureReason
 from models.classifier import Classifier
 from models.decoding import DecodingLimits
 from models.engines.fake import FakeEngine
+from models.folder_storage import FolderStorage
 from models.preprocessing import Preprocessing
 from models.registry import ModelVersion
 from results.ledger import Answer, ClaimedImage, Failure
@@ -54,10 +55,12 @@ def classifier(engine: CountingEngine, tmp_path: Path) -> Classifier:
         name="fake",
         version=1,
         content_hash="a" * 64,
-        path=tmp_path,
+        storage=FolderStorage(tmp_path),
         labels=("red", "green", "blue"),
         preprocessing=Preprocessing(size=32, crop=1.0, mean=0.0, scale=1.0),
         temperature=1.0,
+        thresholds={"red": 0.9, "green": None, "blue": 0.5},
+        target_precision=0.95,
         engine_file="fake.tflite",
         files={},
         metrics={},
@@ -240,3 +243,42 @@ def test_error_of_progress_ends_the_batch(classifier: Classifier, batch: Batch) 
 
 def test_empty_batch_has_no_ends(classifier: Classifier, batch: Batch) -> None:
     assert run(classifier, batch) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("colour", "needs_review"),
+    [
+        ("red", False),  # Surer than its label's threshold.
+        ("#806060", True),  # Red, and not as sure as that.
+        ("lime", True),  # No confidence is enough for it.
+    ],
+)
+def test_answer_below_its_threshold_needs_a_review(
+    classifier: Classifier, batch: Batch, colour: str, needs_review: bool
+) -> None:
+    batch.add(make_png(colour=colour))
+
+    (answer,), _ = run(classifier, batch)
+
+    assert answer.needs_review is needs_review
+
+
+@pytest.mark.parametrize(("confidence", "needs_review"), [(0.9, False), (0.8999, True)])
+def test_copied_answer_is_measured_by_the_same_threshold(
+    classifier: Classifier, batch: Batch, confidence: float, needs_review: bool
+) -> None:
+    batch.add(make_jpeg())
+    content_hash = run(classifier, batch)[0][0].content_hash
+
+    (answer,), _ = run(classifier, batch, Twins({content_hash: [("red", confidence), ("blue", 0.05)]}))
+
+    assert (answer.reused, answer.needs_review) == (True, needs_review)
+
+
+def test_twins_within_a_batch_need_a_review_alike(classifier: Classifier, batch: Batch) -> None:
+    for _ in range(2):
+        batch.add(make_jpeg(colour="lime"))
+
+    answers, _ = run(classifier, batch)
+
+    assert [(answer.reused, answer.needs_review) for answer in answers] == [(False, True), (True, True)]
