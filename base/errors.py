@@ -4,7 +4,7 @@ AppError
 ├── ImageError       record a failure, go on with the next image
 ├── TransientError   give the batch back; it costs no attempt
 └── SetupError       stop, and say what to mend
-    ├── DatabaseError, BrokerError, SourceError, ModelError
+    ├── DatabaseError, BrokerError, SourceError, ModelError, DatasetError
 """
 
 from enum import StrEnum
@@ -59,3 +59,7 @@ class SourceError(SetupError):
 
 class ModelError(SetupError):
     """The model version does not exist, or its files are not what the registry lists."""
+
+
+class DatasetError(SetupError):
+    """A dataset does not exist, or nothing can be learnt from it as it is."""

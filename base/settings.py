@@ -4,6 +4,7 @@ A variable outranks a line of tagmill.toml, and that the default. A secret may s
 """
 
 import difflib
+import hashlib
 import os
 import re
 import tomllib
@@ -23,6 +24,8 @@ CONFIG_FILE = "tagmill.toml"
 
 # What tests are started with, and what Kubernetes tells every pod of a Service that is named tagmill, or tagmill-web.
 _OF_OTHERS = re.compile(r"TAGMILL_(TEST_\w+|(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?))")
+
+_BUCKET_URL = re.compile(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]+(/(?!\.{1,2}(/|$))[A-Za-z0-9._=-]*)*", re.ASCII)
 
 
 class Settings(BaseModel):
@@ -44,7 +47,9 @@ class Settings(BaseModel):
         None, description="`redis://…`; `run` then starts no workers. Without it: a Valkey in the home."
     )
     models_url: str | None = Field(
-        None, description="The folder of the model registry. Without it: the folder `models` in the home."
+        None,
+        description="The model registry: a folder, or `s3://BUCKET/PREFIX`, `gs://…` or `az://…`. "
+        "Without it: the folder `models` in the home.",
     )
 
     images_per_batch: PositiveInt = Field(
@@ -99,21 +104,38 @@ class Settings(BaseModel):
         return self.home.expanduser().absolute()
 
     @property
-    def models_path(self) -> Path:
-        """The folder of the registry.
+    def models_address(self) -> str:
+        """The registry: the absolute path of a folder, or the URL of a bucket without a slash at its end.
 
         Raises:
-            SetupError: `models_url` is an address of another kind than a folder.
+            SetupError: `models_url` is neither.
         """
         if self.models_url is None:
-            return self.home_path / "models"
-        if "://" in self.models_url and not self.models_url.startswith("file:///"):
+            return str(self.home_path / "models")
+        if self.models_url.startswith("file:///"):
+            return os.fsdecode(unquote_to_bytes(self.models_url.removeprefix("file://")))
+        if "://" not in self.models_url:
+            return str(Path(os.path.expanduser(self.models_url)).absolute())
+        if not _BUCKET_URL.fullmatch(self.models_url):
             raise SetupError(
-                f"TAGMILL_MODELS_URL {self.models_url!r} is not a folder; name a folder that every worker can read."
+                f"TAGMILL_MODELS_URL {without_secrets(self.models_url)!r} is neither a folder nor a bucket. Name a "
+                "folder, or s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX; who goes there is told by "
+                "the variables of its cloud, such as AWS_ACCESS_KEY_ID."
             )
-        if self.models_url.startswith("file://"):
-            return Path(os.fsdecode(unquote_to_bytes(self.models_url.removeprefix("file://"))))
-        return Path(os.path.expanduser(self.models_url)).absolute()
+        scheme, _, place = self.models_url.partition("://")
+        return f"{scheme}://{'/'.join(filter(None, place.split('/')))}"
+
+    @property
+    def models_workspace(self) -> Path:
+        """Where this machine keeps what it needs of the registry: the folder itself, or a bucket's cache in the home.
+
+        Raises:
+            SetupError: as `models_address`.
+        """
+        address = self.models_address
+        if "://" not in address:
+            return Path(address)
+        return self.home_path / "model-cache" / hashlib.sha256(address.encode()).hexdigest()[:16]
 
     def variables(self) -> dict[str, str]:
         """The environment that gives another process these very settings, whatever it inherits; secrets in plain."""
@@ -123,6 +145,12 @@ class Settings(BaseModel):
             plain = value.get_secret_value() if isinstance(value, SecretStr) else value
             variables[variable(name)] = "" if plain is None else str(plain)
         return variables
+
+
+def without_secrets(address: str) -> str:
+    """An address for anybody's eyes: only the place, without who goes there and by which password."""
+    hidden = re.sub(r"://.*@", "://***@", address, flags=re.DOTALL)
+    return re.sub(r"(://[^?]*\?).*", r"\1***", hidden, flags=re.DOTALL)
 
 
 def variable(key: str) -> str:

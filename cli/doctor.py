@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from base.errors import AppError, SetupError
 from base.findings import Finding, FindingStatus, fault, fault_of, ok
-from base.settings import Settings, settings_with_origins
+from base.settings import Settings, settings_with_origins, without_secrets
 from cli.options import Json
 from cli.output import RowFormat, print_json, print_rows, printable, progress
 
@@ -63,6 +63,7 @@ def examine(*, quiet: bool) -> tuple[list[ShownSetting], list[Finding]]:
 def _checks(settings: Settings) -> dict[str, Check]:
     from broker.check import examine_broker, examine_embedded
     from models.check import check_active_version, check_default_model
+    from models.registry import open_registry
     from results.check import active_versions, check_database, check_reader
     from worker.check import check_disk, check_versions
     from worker.local import cores
@@ -71,7 +72,7 @@ def _checks(settings: Settings) -> dict[str, Check]:
 
     def check_active_versions() -> Iterator[Finding]:
         for one in active_versions(settings):
-            yield check_active_version(settings.models_path, one.name, one.version, one.content_hash)
+            yield check_active_version(open_registry(settings), one.name, one.version, one.content_hash)
 
     return {
         "versions": check_versions,
@@ -82,7 +83,7 @@ def _checks(settings: Settings) -> dict[str, Check]:
         ),
         "database": lambda: check_database(settings, processes=cores()),
         "reader": lambda: check_reader(settings),
-        "model": lambda: check_default_model(settings.models_path, is_named=settings.models_url is not None),
+        "model": lambda: check_default_model(open_registry(settings), is_named=settings.models_url is not None),
         "active models": check_active_versions,
         "disk": lambda: check_disk(settings),
     }
@@ -131,19 +132,14 @@ def _ask(name: str, check: Check, give: Callable[[Finding], None]) -> None:
 
 
 def show(value: object) -> str:
-    """A setting for anybody's eyes: of an address only the place, without who goes there and by which password."""
+    """A setting for anybody's eyes."""
     if value is None:
         return ""
     if not isinstance(value, SecretStr):
-        return _without_secrets(str(value).lower() if isinstance(value, bool) else str(value))
+        return without_secrets(str(value).lower() if isinstance(value, bool) else str(value))
     text = value.get_secret_value()
     # What is no address may be a password in the wrong place.
-    return _without_secrets(text) if re.match(r"[a-z0-9+]+://", text) else "***"
-
-
-def _without_secrets(address: str) -> str:
-    hidden = re.sub(r"://.*@", "://***@", address, flags=re.DOTALL)
-    return re.sub(r"(://[^?]*\?).*", r"\1***", hidden, flags=re.DOTALL)
+    return without_secrets(text) if re.match(r"[a-z0-9+]+://", text) else "***"
 
 
 def _print(shown: list[ShownSetting], findings: list[Finding]) -> None:

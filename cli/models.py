@@ -1,12 +1,14 @@
 """`tagmill models`: the registry."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from base.settings import load_settings
+from cli import activation, import_model
 from cli.options import Json
-from cli.output import RowFormat, print_json, print_rows, say
+from cli.output import RowFormat, print_json, print_rows, printable, say
 
 app = typer.Typer(
     help="The model versions in the registry.\n\nExample: tagmill models list",
@@ -21,16 +23,17 @@ def list_versions(json: Json = False) -> None:
 
     Example: tagmill models list
     """
-    from models.registry import Registry
+    from models.registry import open_registry
 
-    registry = Registry(load_settings().models_path)
+    registry = open_registry(load_settings())
     versions = registry.versions()
-    columns = ("model", "version", "labels", "pixels", "engine_file", "content_hash", "created_at")
+    columns = ("model", "version", "labels", "top_1", "pixels", "engine_file", "content_hash", "created_at")
     rows = [
         (
             version.name,
             version.version,
             len(version.labels),
+            version.metrics.get("top_1"),  # Of a version that was evaluated when it was made.
             version.preprocessing.size,
             version.engine_file,
             version.content_hash,
@@ -41,9 +44,9 @@ def list_versions(json: Json = False) -> None:
     if json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
         return
-    print_rows(columns, [(*row[:5], row[5][:12], row[6]) for row in rows], RowFormat.TABLE)
+    print_rows(columns, [(*row[:6], row[6][:12], row[7]) for row in rows], RowFormat.TABLE)
     if not versions:
-        say(f"no models in {registry.root} yet; 'tagmill models build' builds the pretrained one")
+        say(f"no models in {registry.address} yet; 'tagmill models build' builds the pretrained one")
 
 
 @app.command()
@@ -55,15 +58,34 @@ def show(
 
     Example: tagmill models show efficientnet_lite0
     """
-    from dataclasses import asdict
+    from models.registry import open_registry
+    from models.storage import CARD_FILE
 
-    from models.registry import CARD_FILE, Registry
-
-    version = Registry(load_settings().models_path).find(model)
+    version = open_registry(load_settings()).find(model)
     if json:
-        print_json(asdict(version))
+        print_json(version.to_json())
     else:
-        print((version.path / CARD_FILE).read_text("utf-8"), end="")
+        for line in version.read(CARD_FILE).decode().splitlines():
+            print(printable(line))
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="NAME or NAME:VERSION.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.", metavar="FOLDER")],
+) -> None:
+    """Write all files of a model version into a folder, each checked against what was published; all or none.
+
+    As NAME/VERSION below another registry's folder they are that version there.
+
+    Example: tagmill models export efficientnet_lite0 ./efficientnet_lite0
+    """
+    from models.export import export_version
+    from models.registry import open_registry
+
+    version = open_registry(load_settings()).find(model)
+    files = export_version(version, folder)
+    say(f"{version} is in {folder} now: {files} files, each as it was published")
 
 
 @app.command()
@@ -77,9 +99,14 @@ def build() -> None:
     """
     from cli.pretrained import find_or_build
     from models.pretrained import DEFAULT_MODEL
-    from models.registry import Registry
+    from models.registry import open_registry
 
-    registry = Registry(load_settings().models_path)
-    was_there = bool(registry.versions(DEFAULT_MODEL))
+    registry = open_registry(load_settings())
+    was_there = registry.has(DEFAULT_MODEL)
     version = find_or_build(registry, None)
-    say(f"{version} is in {registry.root}{', as before' if was_there else ' now'}")
+    say(f"{version} is in {registry.address}{', as before' if was_there else ' now'}")
+
+
+app.command("import")(import_model.import_model)
+app.command()(activation.activate)
+app.command()(activation.diff)

@@ -30,7 +30,7 @@ def plan(
     """
     from cli.pretrained import check_model
     from models.pretrained import DEFAULT_MODEL
-    from models.registry import Registry
+    from models.registry import open_registry
     from producer.folder import Folder
     from producer.list_source import check_not_empty
     from producer.plan import make_plan
@@ -40,9 +40,9 @@ def plan(
     settings = load_settings()
     folder = Folder(source, include or (), exclude or ())
     check_not_empty(folder)
-    registry = Registry(settings.models_path)
+    registry = open_registry(settings)
     check_model(registry, model)
-    version = registry.find(model or DEFAULT_MODEL) if model or registry.versions(DEFAULT_MODEL) else None
+    version = registry.find(model or DEFAULT_MODEL) if model or registry.has(DEFAULT_MODEL) else None
     request = make_request(folder, version, everything=everything)
     with progress(quiet=json) as reporter:
         reporter.update("listing", None)

@@ -27,12 +27,12 @@ def predict(
     from cli.pretrained import find_or_build
     from models.classifier import Classifier
     from models.decoding import DecodingLimits
-    from models.registry import Registry
+    from models.registry import open_registry
     from producer.folder import path_to_uri
     from worker.fetching import fetch
 
     settings = load_settings()
-    version = find_or_build(Registry(settings.models_path), model)
+    version = find_or_build(open_registry(settings), model)
     limits = DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     classifier = Classifier(version, limits=limits)
     told, failed = [], 0

@@ -11,9 +11,9 @@ def find_or_build(registry: Registry, reference: str | None, *, quiet: bool = Fa
     Raises:
         ModelError: there is no such version, or it cannot be built here.
     """
-    if reference not in (None, DEFAULT_MODEL) or registry.versions(DEFAULT_MODEL):
+    if reference not in (None, DEFAULT_MODEL) or registry.has(DEFAULT_MODEL):
         return registry.find(reference or DEFAULT_MODEL)
-    say(f"building the pretrained model {DEFAULT_MODEL} in {registry.root}, once; about a minute")
+    say(f"building the pretrained model {DEFAULT_MODEL} in {registry.address}, once; about a minute")
     with progress(quiet=quiet) as reporter:
         return ensure_pretrained(registry, reporter.update)
 
@@ -24,5 +24,5 @@ def check_model(registry: Registry, reference: str | None) -> None:
     Raises:
         ModelError: there is no such version.
     """
-    if reference is not None and (reference != DEFAULT_MODEL or registry.versions(DEFAULT_MODEL)):
+    if reference is not None and (reference != DEFAULT_MODEL or registry.has(DEFAULT_MODEL)):
         registry.find(reference)

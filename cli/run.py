@@ -43,7 +43,7 @@ def run(
     Example: tagmill run ./photos --include "*.jpg" --max-failures 1%
     """
     from cli.pretrained import check_model, find_or_build
-    from models.registry import Registry
+    from models.registry import open_registry
     from producer.folder import Folder
     from producer.list_source import check_not_empty, source_listing
     from producer.start_run import make_request
@@ -53,7 +53,7 @@ def run(
     allowed = parse_allowed(max_failures)
     folder = Folder(source, include or (), exclude or ())
     check_not_empty(folder)
-    registry = Registry(settings.models_path)
+    registry = open_registry(settings)
     check_model(registry, model)
     app = _configured_broker(settings, workers)
     db = open_database(settings, create=True)
@@ -78,7 +78,7 @@ def retry(
 
     Example: tagmill retry 7
     """
-    from models.registry import Registry
+    from models.registry import open_registry
     from producer.list_source import retry_listing
     from results.queries import find_request
     from results.schema import open_database
@@ -101,7 +101,7 @@ def retry(
         if json:
             print_json({"run_id": None, "listed": 0, "classified": 0, "failed": 0})
         return
-    version = Registry(settings.models_path).find(f"{first.model}:{first.model_version}")
+    version = open_registry(settings).find(f"{first.model}:{first.model_version}")
     request = replace(first, content_hash=version.content_hash, everything=False, retry_of=failed.run_id)
     app = _configured_broker(settings, workers)
 
@@ -124,7 +124,7 @@ def _see_to(
 ) -> None:
     """Begin the run, see it to its end, print the summary and exit as that says."""
     from producer.start_run import start_run
-    from results.queries import find_request
+    from results.queries import active_models, find_request
 
     _quiet_logs(settings)
     opened = start_run(db, request, on_wait=_tell_waiting)
@@ -146,7 +146,14 @@ def _see_to(
         _tell_interrupted(db, opened.run_id, again, workers_go_on=app is not None)
         raise
     needs_reader = not db.is_sqlite and settings.reader_url is None
-    _summarise(db, request, finished, speed, needs_reader=needs_reader, json=json)
+    active = active_models(db)[finished.model]
+    is_active = finished.model_version == active
+    _summarise(db, request, finished, speed, is_active=is_active, needs_reader=needs_reader, json=json)
+    if not is_active:
+        say(
+            f"current_labels still shows {finished.model}:{active}; "
+            f"'tagmill models activate {finished.model}:{finished.model_version}' switches"
+        )
     _judge(finished, allowed(finished.listed))
 
 
@@ -222,14 +229,23 @@ def _tell_interrupted(db: "Database", run_id: int, again: str, *, workers_go_on:
 
 
 def _summarise(
-    db: "Database", request: "RunRequest", state: "RunProgress", speed: float, *, needs_reader: bool, json: bool
+    db: "Database",
+    request: "RunRequest",
+    state: "RunProgress",
+    speed: float,
+    *,
+    is_active: bool,
+    needs_reader: bool,
+    json: bool,
 ) -> None:
     from results.queries import count_failures, count_labels
 
     failures = count_failures(db, state.run_id)
-    labels = count_labels(db, source=request.source, model=state.model)
+    # Of another version than the run's they would say nothing of the run.
+    labels = count_labels(db, source=request.source, model=state.model) if is_active else []
     query = "SELECT label, count(*) AS images FROM current_labels GROUP BY label ORDER BY images DESC LIMIT 10"
     facts: dict[str, Any] = describe(state, speed) | {
+        "active": is_active,
         "failures": failures,
         "labels": [{"label": label, "images": images} for label, images in labels],
         "database": db.address,

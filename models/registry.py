@@ -1,33 +1,29 @@
-"""The registry: a folder of immutable model versions, ROOT/NAME/VERSION/.
+"""The registry: immutable model versions, in a folder or a bucket.
 
-A version is written in a hidden folder beside its place and renamed into it, so that a reader never sees half of one.
+What a version is, and that it still is what was published, is decided here; `Storage` only keeps files.
 """
 
-import errno
-import fcntl
-import hashlib
 import json
 import math
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from base.errors import AppError, ModelError, TransientError
-from models.engines.engine import Engine
+from base.errors import ModelError
+from base.settings import Settings
+from models.card import make_card
+from models.engines.engine import Engine, open_engine
+from models.folder_storage import FolderStorage
 from models.preprocessing import Preprocessing
+from models.storage import CARD_FILE, FACTS_FILE, NAME, NUMBER, Storage, differs, hash_of
 
-NAME = re.compile(r"[a-z0-9_-]+", re.ASCII)
-NUMBER = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
-FACTS_FILE, LABELS_FILE, CARD_FILE = "version.json", "labels.txt", "card.md"
-_STORAGE_FALTERS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN, errno.EHOSTUNREACH)
-UNFINISHED = ".unfinished-"  # What a publisher that was killed may leave; the next one clears it away.
+LABELS_FILE = "labels.txt"
+_FILE = re.compile(r"[a-z0-9_]+\.[a-z]+", re.ASCII)
+_ENGINE_FILE = re.compile(r"[a-z0-9_]+\.(tflite|keras)", re.ASCII)
+_OTHER_FILE = re.compile(r"[a-z0-9_]+\.(json|png|txt|csv)", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +33,7 @@ class ModelVersion:
     name: str
     version: int  #: counts up per name
     content_hash: str  #: sha256 of all that determines its answers
-    path: Path  #: its folder
+    storage: Storage  #: where its files are
     labels: tuple[str, ...]  #: in class-index order
     preprocessing: Preprocessing
     temperature: float  #: its logits are divided by this before the softmax
@@ -59,42 +55,87 @@ class ModelVersion:
         threshold = self.thresholds[label]
         return threshold is None or confidence < threshold
 
+    def locate(self, file: str) -> str:
+        """Where a file of it is, for people."""
+        return self.storage.locate(self.name, self.version, file)
+
+    def read(self, file: str) -> bytes:
+        """The content of one of its files, checked.
+
+        Raises:
+            ModelError: it has no such file, or the file is missing or differs from what was published.
+            TransientError: the storage falters.
+        """
+        if file not in self.files:
+            raise ModelError(f"model {self} has no file {file!r}; it has {', '.join(sorted(self.files))}.")
+        return self.storage.read(self.name, self.version, file, self.files[file])
+
+    def to_json(self) -> dict[str, Any]:
+        """Its facts as JSON types."""
+        facts = {name: value for name, value in asdict(self).items() if name != "storage"}
+        return facts | {"created_at": self.created_at.isoformat(), "registry": self.storage.address}
+
 
 class Registry:
-    """The model versions below one folder."""
+    """The model versions below one folder, or in one bucket.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Args:
+        place: the folder, or what keeps the files.
+    """
+
+    def __init__(self, place: Path | Storage) -> None:
+        self._storage: Storage = FolderStorage(place) if isinstance(place, Path) else place
+
+    @property
+    def address(self) -> str:
+        """For people, and for `registry_at`: a path or the URL of a bucket; holds no secret."""
+        return self._storage.address
+
+    @property
+    def workspace(self) -> Path:
+        """A folder of this machine for locks and scratch; it may have to be made."""
+        return self._storage.workspace
+
+    @property
+    def root(self) -> Path | None:
+        """Its folder; None for a registry in a bucket."""
+        return self._storage.root if isinstance(self._storage, FolderStorage) else None
+
+    def has(self, name: str) -> bool:
+        """Whether there is any version of that name; errors as for `versions`."""
+        return bool(self._storage.list_versions(name))
 
     def versions(self, name: str | None = None) -> list[ModelVersion]:
         """Every version, of one name or of all, sorted by name and number; none when the folder does not exist.
 
         Raises:
             ModelError: a version's description is damaged or cannot be read.
+            TransientError: the storage falters.
         """
-        names = self._names() if name is None else [name]
-        return [self._read(each, number) for each in names for number in self._numbers(each)]
+        found = self._storage.list_versions(name)
+        return [self._read(each, number) for each, numbers in found.items() for number in numbers]
 
     def find(self, reference: str) -> ModelVersion:
         """Find "NAME", meaning its highest version, or "NAME:VERSION".
 
         Raises:
             ModelError: there is no such version, or its description is damaged.
+            TransientError: the storage falters.
         """
         name, colon, version = reference.partition(":")
         if not NAME.fullmatch(name) or (colon and not NUMBER.fullmatch(version)):
             raise ModelError(
                 f"{reference!r} does not name a model; write NAME or NAME:VERSION, such as small_cnn or small_cnn:2."
             )
-        numbers = self._numbers(name)
+        numbers = self._storage.list_versions(name).get(name)
         if not numbers:
-            known = ", ".join(each for each in self._names() if self._numbers(each)) or "none"
-            raise ModelError(f"no model {name!r} in {self.root}; known: {known}. Run 'tagmill models list'.")
+            known = ", ".join(self._storage.list_versions()) or "none"
+            raise ModelError(f"no model {name!r} in {self.address}; known: {known}. Run 'tagmill models list'.")
         number = int(version) if colon else numbers[-1]
         if number not in numbers:
             known = ", ".join(map(str, numbers))
             raise ModelError(
-                f"no version {version!r} of {name!r} in {self.root}; known: {known}. Run 'tagmill models list'."
+                f"no version {version!r} of {name!r} in {self.address}; known: {known}. Run 'tagmill models list'."
             )
         return self._read(name, number)
 
@@ -112,12 +153,13 @@ class Registry:
         target_precision: float | None = None,
         metrics: Mapping[str, Any] | None = None,
         built_with: Mapping[str, str] | None = None,
+        files: Mapping[str, bytes] | None = None,
     ) -> ModelVersion:
         """Add a version under the next free number; it is there completely or not at all.
 
         Args:
             name: of the model: small letters, digits, "_" and "-".
-            engines: file name → content of each .tflite file.
+            engines: file name → content of each .tflite and .keras file.
             engine_file: the one to load.
             labels: in class-index order.
             preprocessing: what the model was trained with.
@@ -127,171 +169,185 @@ class Registry:
             target_precision: what the thresholds were chosen for, 0 to 1; None with no thresholds.
             metrics: what was measured, as JSON types.
             built_with: package → version.
+            files: name → content of whatever else is kept with it: .json, .png, .txt and .csv files.
 
         Raises:
-            ModelError: a value is not valid, or the folder cannot be written.
+            ModelError: a value is not valid, or the storage cannot be written.
+            TransientError: the storage falters.
         """
-        _check(name, engines, engine_file, labels, temperature)
-        contents = {**engines, LABELS_FILE: "".join(f"{label}\n" for label in labels).encode()}
-        engine_hashes = {file: _sha256(content) for file, content in engines.items()}
+        others = dict(files or {})
+        _check_names(name, engines, engine_file, others)
+        _check_answers(labels, temperature, metrics or {})
+        _check_thresholds(labels, thresholds or {}, target_precision)
+        # Floats whatever was given: a version read back has to come to the same content hash.
+        chosen: dict[str, Any] = {}
+        if target_precision is not None:
+            asked = {label: None if one is None else float(one) for label, one in (thresholds or {}).items()}
+            chosen = {"target_precision": float(target_precision), "thresholds": asked}
+        given = {**engines, **others, LABELS_FILE: "".join(f"{label}\n" for label in labels).encode()}
         facts: dict[str, Any] = {
             "name": name,
-            "content_hash": _content_hash(engine_hashes, labels, preprocessing, temperature, engine_file),
             "labels_file": LABELS_FILE,
             "preprocessing": preprocessing.to_json(),
-            "temperature": temperature,
+            "temperature": float(temperature),
             "engine_file": engine_file,
+            **chosen,
             "metrics": dict(metrics or {}),
             "built_with": dict(built_with or {}),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        try:
-            with self._publishing(name) as unfinished:
-                number = max(self._numbers(name), default=0) + 1
-                facts["version"] = number
-                contents[CARD_FILE] = _card(facts, description).encode()
-                facts["files"] = {file: _sha256(content) for file, content in sorted(contents.items())}
-                contents[FACTS_FILE] = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
-                for file, content in contents.items():
-                    _write(unfinished / file, content)
-                unfinished.chmod(0o755)  # Workers may run as another user; mkdtemp lets only its own in.
-                _sync_folder(unfinished)
-                unfinished.rename(self.root / name / str(number))
-                _sync_folder(self.root / name)
-        except OSError as error:
-            raise ModelError(f"cannot write the model {name!r} below {self.root}: {error}") from error
-        return self._read(name, number)
+        facts["content_hash"] = _content_hash(facts, {file: hash_of(one) for file, one in engines.items()}, labels)
 
-    def _names(self) -> list[str]:
-        return [folder for folder in self._folders(self.root) if NAME.fullmatch(folder)]
+        def make_files(number: int) -> Mapping[str, bytes]:
+            numbered = facts | {"version": number}
+            contents = {CARD_FILE: make_card(numbered, description, others).encode(), **given}
+            numbered["files"] = {file: hash_of(content) for file, content in sorted(contents.items())}
+            written = json.dumps(numbered, indent=2, sort_keys=True, ensure_ascii=False)
+            return {**contents, FACTS_FILE: written.encode() + b"\n"}
 
-    def _numbers(self, name: str) -> list[int]:
-        return sorted(int(folder) for folder in self._folders(self.root / name) if NUMBER.fullmatch(folder))
-
-    def _folders(self, parent: Path) -> list[str]:
-        try:
-            with os.scandir(parent) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir())
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise _unread(error, f"cannot list the models in {parent}: {error}") from error
+        return self._read(name, self._storage.publish(name, make_files))
 
     def _read(self, name: str, number: int) -> ModelVersion:
-        path = self.root / name / str(number)
-        try:
-            facts = json.loads((path / FACTS_FILE).read_bytes())
-            if (facts["name"], facts["version"]) != (name, number):
-                raise ModelError(
-                    f"{path / FACTS_FILE} describes {facts['name']}:{facts['version']}; restore the folder."
-                )
-            return ModelVersion(
-                name=name,
-                version=number,
-                content_hash=facts["content_hash"],
-                path=path,
-                labels=tuple((path / facts["labels_file"]).read_text("utf-8").removesuffix("\n").split("\n")),
-                preprocessing=Preprocessing.from_json(facts["preprocessing"]),
-                temperature=float(facts["temperature"]),
-                engine_file=facts["engine_file"],
-                files=facts["files"],
-                metrics=facts["metrics"],
-                built_with=facts["built_with"],
-                created_at=datetime.fromisoformat(facts["created_at"]),
-            )
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise _unread(
-                error, f"{path / FACTS_FILE} cannot be read: {error!r}. Restore the folder or remove it."
-            ) from error
-
-    @contextmanager
-    def _publishing(self, name: str) -> Iterator[Path]:
-        """A new folder to write a version in; one publisher of a name at a time, after clearing what others left."""
-        parent = self.root / name
-        parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(parent / ".publish.lock"):
-            for leftover in parent.glob(f"{UNFINISHED}*"):
-                shutil.rmtree(leftover)
-            unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=parent))
-            try:
-                yield unfinished
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+        return read_version(self._storage, name, number, self._storage.read(name, number, FACTS_FILE))
 
 
-class FileLock:
-    """A lock between processes, which the system takes back from one that is killed."""
+def open_registry(settings: Settings) -> Registry:
+    """The registry that the settings name; nothing is asked of it yet.
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a")
-
-    def __enter__(self) -> Self:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def fileno(self) -> int:
-        """For a child that is to keep the lock even when its parent is killed."""
-        return self._file.fileno()
-
-    def is_free(self) -> bool:
-        """Try to take it, without waiting."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+    Raises:
+        SetupError: the address is neither of a folder nor of a bucket.
+    """
+    return registry_at(settings.models_address, settings.models_workspace)
 
 
-def load_engine(version: ModelVersion) -> Engine:
-    """Check every file of a version, then load its engine from the very bytes that were checked.
+def registry_at(address: str, workspace: Path) -> Registry:
+    """The registry of another one's `address` and `workspace`, in another process say."""
+    if "://" not in address:
+        return Registry(Path(address))
+    from models.bucket_storage import BucketStorage  # obstore is of no use to whoever has a folder.
+
+    return Registry(BucketStorage(address, workspace))
+
+
+def read_version(storage: Storage, name: str, number: int, content: bytes) -> ModelVersion:
+    """A version from the content of its version.json, and its labels.
+
+    Raises:
+        ModelError: either is damaged, or is of another version.
+        TransientError: the storage falters.
+    """
+    location = storage.locate(name, number, FACTS_FILE)
+    try:
+        facts = json.loads(content)
+        if (facts["name"], facts["version"]) != (name, number):
+            raise ModelError(f"{location} describes {facts['name']}:{facts['version']}; restore that model version.")
+        for file in facts["files"]:
+            if not _FILE.fullmatch(file):  # It becomes part of a path, here and in exports.
+                raise ModelError(f"{location} names a file {file!r}; restore that model version, or remove it.")
+        labels_file = facts["labels_file"]
+        labels = storage.read(name, number, labels_file, facts["files"][labels_file]).decode()
+        return ModelVersion(
+            name=name,
+            version=number,
+            content_hash=facts["content_hash"],
+            storage=storage,
+            labels=tuple(labels.removesuffix("\n").split("\n")),
+            preprocessing=Preprocessing.from_json(facts["preprocessing"]),
+            temperature=float(facts["temperature"]),
+            thresholds=facts.get("thresholds", {}),
+            target_precision=facts.get("target_precision"),
+            engine_file=facts["engine_file"],
+            files=facts["files"],
+            metrics=facts["metrics"],
+            built_with=facts["built_with"],
+            created_at=datetime.fromisoformat(facts["created_at"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{location} cannot be read: {error!r}. Restore that model version, or remove it.") from error
+
+
+def load_engine(version: ModelVersion, file: str | None = None) -> Engine:
+    """Check every file of a version, then load an engine from the very bytes that were checked.
+
+    Args:
+        file: which of its engine files; None for the one that it names.
 
     Raises:
         ModelError: a file is missing or differs from what was published, or it cannot be loaded.
+        TransientError: the storage falters.
     """
-    contents: dict[str, bytes] = {}
-    for file, expected in version.files.items():
-        path = version.path / file
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise _unread(error, f"cannot read {path} of model {version}: {error}") from error
-        if _sha256(content) != expected:
-            raise ModelError(
-                f"{path} differs from what was published as model {version}; restore or remove its folder."
-            )
-        if file == version.engine_file:
-            contents[file] = content
-    engine_hashes = {file: digest for file, digest in version.files.items() if file.endswith(".tflite")}
-    found = _content_hash(
-        engine_hashes, version.labels, version.preprocessing, version.temperature, version.engine_file
-    )
-    if found != version.content_hash or version.engine_file not in contents:
-        path = version.path / FACTS_FILE
-        raise ModelError(f"{path} differs from what was published as model {version}; restore or remove its folder.")
-    from models.engines.litert import LitertEngine  # Loading LiteRT takes time that listing versions should not.
-
-    return LitertEngine(contents[version.engine_file], version.preprocessing)
+    file = file or version.engine_file
+    content = check_files(version, file)
+    return open_engine(file, content, version.preprocessing)
 
 
-def _unread(error: Exception, message: str) -> AppError:
-    """A storage that falters comes back by itself; what is missing or wrong has to be mended."""
-    falters = isinstance(error, OSError) and error.errno in _STORAGE_FALTERS
-    return TransientError(message) if falters else ModelError(message)
+def check_files(version: ModelVersion, file: str | None = None) -> bytes:
+    """Check that every file of a version is what was published.
+
+    Args:
+        file: an engine file; None for the one that the version names.
+
+    Returns:
+        The content of that file.
+
+    Raises:
+        ModelError: a file is missing or differs, or there is no such engine file.
+        TransientError: the storage falters.
+    """
+    file = file or version.engine_file
+    engines = check_facts(version)
+    if file not in engines:
+        raise ModelError(f"model {version} has no engine file {file!r}; it has {', '.join(sorted(engines))}.")
+    for other in version.files:
+        if other != file:
+            version.read(other)  # And drop it: an engine is some megabytes.
+    return version.read(file)
 
 
-def _check(
-    name: str, engines: Mapping[str, bytes], engine_file: str, labels: Sequence[str], temperature: float
-) -> None:
+def check_facts(version: ModelVersion) -> Collection[str]:
+    """Check that what a version says of itself is what was published; its files are another matter.
+
+    Returns:
+        The names of its engine files.
+
+    Raises:
+        ModelError: it differs.
+    """
+    engine_hashes = {name: sha256 for name, sha256 in version.files.items() if _ENGINE_FILE.fullmatch(name)}
+    found = _content_hash(version.to_json(), engine_hashes, version.labels)
+    if found != version.content_hash or version.engine_file not in engine_hashes:
+        raise differs(version.locate(FACTS_FILE))
+    return engine_hashes.keys()
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no model can have.
+
+    Raises:
+        ModelError: it has other characters than small letters, digits, "_" and "-".
+    """
     if not NAME.fullmatch(name):
         raise ModelError(f"model name {name!r} is not valid; use small letters, digits, '_' and '-'.")
+
+
+def _check_names(name: str, engines: Mapping[str, bytes], engine_file: str, others: Mapping[str, bytes]) -> None:
+    check_name(name)
     for file in engines:
-        if not re.fullmatch(r"[a-z0-9_]+\.tflite", file, re.ASCII):
-            raise ModelError(f"engine file {file!r} is not valid; use small letters, digits and '_', then '.tflite'.")
+        if not _ENGINE_FILE.fullmatch(file):
+            raise ModelError(
+                f"engine file {file!r} is not valid; use small letters, digits and '_', then '.tflite' or '.keras'."
+            )
     if engine_file not in engines:
         raise ModelError(f"engine file {engine_file!r} is not one of {sorted(engines)}.")
+    for file in others:
+        if not _OTHER_FILE.fullmatch(file) or file in (FACTS_FILE, LABELS_FILE):
+            raise ModelError(
+                f"file {file!r} cannot be kept with a model version; use small letters, digits and '_', then '.json', "
+                f"'.png', '.txt' or '.csv', and neither {FACTS_FILE} nor {LABELS_FILE}."
+            )
+
+
+def _check_answers(labels: Sequence[str], temperature: float, metrics: Mapping[str, Any]) -> None:
     if len(set(labels)) != len(labels) or not labels:
         raise ModelError("labels must be distinct and at least one.")
     for label in labels:
@@ -299,67 +355,42 @@ def _check(
             raise ModelError(f"label {label!r} is not valid; it must be one line of text.")
     if not (math.isfinite(temperature) and temperature > 0):
         raise ModelError(f"temperature {temperature!r} is not above 0.")
+    for name, value in metrics.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"metric {name!r} is not JSON: {error}.") from error
 
 
-def _content_hash(
-    engine_hashes: Mapping[str, str],
-    labels: Sequence[str],
-    preprocessing: Preprocessing,
-    temperature: float,
-    engine_file: str,
-) -> str:
+def _check_thresholds(
+    labels: Sequence[str], thresholds: Mapping[str, float | None], target_precision: float | None
+) -> None:
+    if target_precision is None:
+        if thresholds:
+            raise ModelError(f"there are {len(thresholds)} thresholds and no target precision that they are for.")
+        return
+    if not 0 <= target_precision <= 1:
+        raise ModelError(f"target precision {target_precision!r} is not a share; it must be from 0 to 1.")
+    for label in labels:
+        if label not in thresholds:
+            raise ModelError(f"label {label!r} has no threshold; give every label one, or None.")
+    for label, threshold in thresholds.items():
+        if label not in labels:
+            raise ModelError(f"the threshold of {label!r} is of no label of the model.")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ModelError(f"threshold {threshold!r} of label {label!r} is not valid; it must be from 0 to 1.")
+
+
+def _content_hash(facts: Mapping[str, Any], engine_hashes: Mapping[str, str], labels: Sequence[str]) -> str:
     """One hash over all that determines a version's answers, and over nothing else."""
     identity = {
         "engines": dict(engine_hashes),
         "labels": list(labels),
-        "preprocessing": preprocessing.to_json(),
-        "temperature": temperature,
-        "engine_file": engine_file,
+        "preprocessing": facts["preprocessing"],
+        "temperature": facts["temperature"],
+        "engine_file": facts["engine_file"],
     }
-    return _sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode())
-
-
-def _card(facts: Mapping[str, Any], description: str) -> str:
-    """The model card: what a person wants to know before trusting the version."""
-    preprocessing = facts["preprocessing"]
-    lines = [
-        f"# {facts['name']} version {facts['version']}",
-        "",
-        description.strip(),
-        "",
-        "| fact | value |",
-        "| --- | --- |",
-        f"| content hash | {facts['content_hash']} |",
-        f"| engine file | {facts['engine_file']} |",
-        f"| pixels | {preprocessing['size']} x {preprocessing['size']}, bicubic |",
-        f"| centre square | {preprocessing['crop']:g} of the shorter side |",
-        f"| normalisation | (pixel - {preprocessing['mean']:g}) / {preprocessing['scale']:g} |",
-        f"| temperature | {facts['temperature']:g} |",
-        f"| created | {facts['created_at']} |",
-        *(f"| {name.replace('_', ' ')} | {_figure(value)} |" for name, value in facts["metrics"].items()),
-        *(f"| {package} | {version} |" for package, version in facts["built_with"].items()),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _figure(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    # Only where there are any, so that versions from before there were thresholds keep their hash.
+    if facts.get("target_precision") is not None:
+        identity |= {"thresholds": facts["thresholds"], "target_precision": facts["target_precision"]}
+    return hash_of(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode())

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from models.pretrained import ensure_pretrained
 from models.registry import Registry
-from tests.servers import Valkey, postgres_server, valkey_server
+from tests.servers import S3, Valkey, postgres_server, s3_server, valkey_server
 
 
 @pytest.fixture(scope="session")
@@ -57,4 +57,11 @@ def postgres_database(postgres: str) -> Iterator[str]:
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """A broker of the test's own."""
     with valkey_server(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A server of buckets; each test makes its own bucket."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server

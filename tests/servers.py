@@ -1,15 +1,17 @@
-"""Real servers for the tests: PostgreSQL and Valkey from wheels, each on a loopback port of its own."""
+"""Real servers for the tests: PostgreSQL, Valkey and S3 from wheels, each on a loopback port of its own."""
 
+import http.client
 import os
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -106,6 +108,46 @@ def valkey_server(folder: Path, port: int | None = None, **options: str) -> Iter
         with valkey.client() as client:
             _wait(client.ping, redis.ConnectionError, folder / "valkey.log")
         yield valkey
+    finally:
+        server.kill()
+        server.wait()
+
+
+@dataclass(frozen=True)
+class S3:
+    """A running server of buckets."""
+
+    url: str
+    environment: dict[str, str] = field(init=False)  #: what makes a process find it, and be somebody there
+
+    def __post_init__(self) -> None:
+        variables = {"AWS_ENDPOINT_URL": self.url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
+        variables |= {"AWS_ACCESS_KEY_ID": "tagmill", "AWS_SECRET_ACCESS_KEY": _PASSWORD}
+        object.__setattr__(self, "environment", variables)
+
+    def new_bucket(self) -> str:
+        """The name of a new bucket."""
+        name = f"bucket-{secrets.token_hex(4)}"
+        connection = http.client.HTTPConnection(self.url.removeprefix("http://"))
+        connection.request("PUT", f"/{name}")
+        assert connection.getresponse().status == 200
+        connection.close()
+        return name
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[S3]:
+    """A server that speaks S3, keeps everything in memory, and believes everybody, for as long as the block lasts."""
+    port = free_port()
+    with open(folder / "moto.log", "wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        _wait(lambda: socket.create_connection(("127.0.0.1", port)).close(), OSError, folder / "moto.log")
+        yield S3(f"http://127.0.0.1:{port}")
     finally:
         server.kill()
         server.wait()

@@ -58,7 +58,8 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
         url = database_url(settings)
         if url.get_backend_name() == "sqlite":
             places["database"] = Path(str(url.database)).parent
-        places["registry"] = settings.models_path
+        # Of a bucket, its cache.
+        places["registry"] = settings.models_workspace
     except SetupError:
         pass  # What is wrong with the address is told by the check of what it names.
     for name, folder in places.items():

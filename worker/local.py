@@ -65,7 +65,7 @@ def worker_variables(settings: Settings, broker_url: str) -> dict[str, str]:
     variables = settings.variables() | {
         "TAGMILL_HOME": str(settings.home_path),
         "TAGMILL_DATABASE_URL": database_url(settings).render_as_string(hide_password=False),
-        "TAGMILL_MODELS_URL": str(settings.models_path),
+        "TAGMILL_MODELS_URL": settings.models_address,
         "TAGMILL_BROKER_URL": broker_url,
     }
     # One thread for each process: they share the cores already.

@@ -4,8 +4,10 @@ import functools
 import os
 import resource
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -90,12 +92,16 @@ def work_on(db: Database, batch_id: int, settings: Settings) -> None:
 
 
 def _classify(db: Database, held: ledger.Claim, settings: Settings) -> tuple[list[ledger.Answer], list[ledger.Failure]]:
+    def extend() -> None:
+        ledger.extend(db, held, lease_seconds=settings.lease_seconds)
+
     heartbeat = Heartbeat(
-        lambda: ledger.extend(db, held, lease_seconds=settings.lease_seconds),
+        extend,
         lease_seconds=settings.lease_seconds,
         image_seconds=settings.image_seconds,
     )
-    classifier = _classifier(held.model, held.model_version, held.content_hash)
+    with _renewed(extend, every_seconds=settings.lease_seconds / 3):
+        classifier = _classifier(held.model, held.model_version, held.content_hash)
 
     def find_twins(content_hashes: Any) -> dict[bytes, list[tuple[str, float]]]:
         with heartbeat.paused():
@@ -110,6 +116,25 @@ def _classify(db: Database, held: ledger.Claim, settings: Settings) -> tuple[lis
             find_twins=find_twins,
             on_progress=heartbeat.beat,
         )
+
+
+@contextmanager
+def _renewed(extend: Callable[[], object], *, every_seconds: float) -> Iterator[None]:
+    """Keep a lease while a model is loaded, which a bucket far away makes last: that is no fault of the images."""
+    loaded = threading.Event()
+
+    def renew() -> None:
+        while not loaded.wait(every_seconds):
+            with suppress(AppError, ledger.LeaseLost):  # The next beat meets that, too.
+                extend()
+
+    renewer = threading.Thread(target=renew, daemon=True)
+    renewer.start()
+    try:
+        yield
+    finally:
+        loaded.set()
+        renewer.join()
 
 
 def _when_database_is_back(save: Callable[[], object]) -> None:
@@ -141,12 +166,13 @@ def _classifier(name: str, version: int, content_hash: str) -> "Classifier":
     # Here, so that the worker's parent, which classifies nothing, starts sooner and stays smaller.
     from models.classifier import Classifier
     from models.decoding import DecodingLimits
-    from models.registry import Registry
+    from models.registry import open_registry
 
-    found = Registry(settings.models_path).find(f"{name}:{version}")
+    registry = open_registry(settings)
+    found = registry.find(f"{name}:{version}")
     if found.content_hash != content_hash:
         raise ModelError(
-            f"model {found} in {settings.models_path} has contents {found.content_hash[:12]}, the run needs "
+            f"model {found} in {registry.address} has contents {found.content_hash[:12]}, the run needs "
             f"{content_hash[:12]}. Set TAGMILL_MODELS_URL to the registry that the run used."
         )
     limits = DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)

@@ -327,7 +327,8 @@ def own_models(doctor: Doctor, pretrained_registry: Registry, tmp_path: Path) ->
     """The folder of the default model's version, to be broken."""
     shutil.copytree(pretrained_registry.root, tmp_path / "models")
     doctor.set(models_url=tmp_path / "models")
-    return Registry(tmp_path / "models").versions()[0].path
+    (version,) = Registry(tmp_path / "models").versions()
+    return tmp_path / "models" / version.name / str(version.version)
 
 
 def alter(path: Path) -> None:
@@ -340,7 +341,7 @@ def alter(path: Path) -> None:
     ("harm", "message"),
     [
         (lambda version: alter(version / "int8.tflite"), "differs from what was published"),
-        (lambda version: (version / "labels.txt").unlink(), "cannot be read: FileNotFoundError"),
+        (lambda version: (version / "labels.txt").unlink(), "labels.txt cannot be read: No such file or directory"),
         (lambda version: (version / "float32.tflite").unlink(), "No such file or directory"),
         (lambda version: shutil.rmtree(version.parents[1]), "Make or mount it, or correct TAGMILL_MODELS_URL"),
     ],

@@ -21,7 +21,7 @@ def test_home_is_below_the_current_folder(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
 
     assert load_settings().home_path == tmp_path / "tagmill-data"
-    assert load_settings().models_path == tmp_path / "tagmill-data" / "models"
+    assert load_settings().models_address == str(tmp_path / "tagmill-data" / "models")
 
 
 def test_tilde_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +29,8 @@ def test_tilde_is_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TAGMILL_HOME", "~/data")
     monkeypatch.setenv("TAGMILL_MODELS_URL", "~/models")
 
-    assert (load_settings().home_path, load_settings().models_path) == (tmp_path / "data", tmp_path / "models")
+    settings = load_settings()
+    assert (settings.home_path, settings.models_workspace) == (tmp_path / "data", tmp_path / "models")
 
 
 def test_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,12 +76,47 @@ def test_secrets_are_not_shown() -> None:
     [("/srv/models", "/srv/models"), ("file:///srv/models", "/srv/models"), ("file:///srv/a%20b", "/srv/a b")],
 )
 def test_registry_is_a_folder(address: str, expected: str) -> None:
-    assert Settings(models_url=address).models_path == Path(expected)
+    settings = Settings(models_url=address)
+
+    assert (settings.models_address, settings.models_workspace) == (expected, Path(expected))
 
 
-def test_registry_of_another_kind_is_refused() -> None:
-    with pytest.raises(SetupError, match="is not a folder"):
-        _ = Settings(models_url="s3://bucket/models").models_path
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("s3://my.bucket", "s3://my.bucket"),
+        ("gs://bucket/a/models/", "gs://bucket/a/models"),
+        ("az://container//models", "az://container/models"),
+    ],
+)
+def test_registry_is_a_bucket(address: str, expected: str, tmp_path: Path) -> None:
+    settings = Settings(models_url=address, home=tmp_path)
+
+    assert settings.models_address == expected
+    assert settings.models_workspace.parent == tmp_path / "model-cache"
+    assert settings.models_workspace != Settings(models_url="s3://other", home=tmp_path).models_workspace
+
+
+@pytest.mark.parametrize(
+    ("address", "quoted"),
+    [
+        ("ftp://server/models", "'ftp://server/models'"),
+        ("http://bucket.example/models", "'http://bucket.example/models'"),
+        ("s3://", "'s3://'"),
+        ("s3://bucket/../models", "'s3://bucket/../models'"),
+        ("s3://bucket/a b", "'s3://bucket/a b'"),
+        ("file://server/models", "'file://server/models'"),
+        # Somebody's keys, which do not belong there.
+        ("s3://key:secret@bucket/models", "'s3://***@bucket/models'"),
+        ("az://container?sig=secret", "'az://container?***'"),
+    ],
+)
+def test_registry_of_another_kind_is_refused(address: str, quoted: str) -> None:
+    with pytest.raises(SetupError) as raised:
+        _ = Settings(models_url=address).models_address
+
+    assert f"TAGMILL_MODELS_URL {quoted} is neither a folder nor a bucket" in str(raised.value)
+    assert "secret" not in str(raised.value)
 
 
 @pytest.fixture
@@ -137,7 +173,10 @@ def test_paths_in_a_file_are_meant_from_its_folder(folder: Path, monkeypatch: py
 
     settings = load_settings()
 
-    assert (settings.home_path, settings.models_path) == (folder / "etc" / "data", folder / "etc" / ".." / "models")
+    assert (settings.home_path, settings.models_workspace) == (
+        folder / "etc" / "data",
+        folder / "etc" / ".." / "models",
+    )
     assert settings.database_url.get_secret_value() == f"sqlite:///{folder}/etc/a.db"
     assert settings.broker_url.get_secret_value() == "redis://h"
 

@@ -3,15 +3,19 @@ import os
 import re
 import shutil
 import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from base.errors import ModelError
-from models import registry as registry_module
+from base.errors import ModelError, TransientError
+from models import folder_storage
 from models.preprocessing import Preprocessing
-from models.registry import Registry, load_engine
+from models.registry import Registry, check_files, load_engine
+from models.storage import hash_of
 
 LABELS = ("cat", "Hund, groß")
+THRESHOLDS = {"cat": 0.75, "Hund, groß": None}
 
 
 def publish(registry, name="small_cnn", **changes):
@@ -25,6 +29,10 @@ def publish(registry, name="small_cnn", **changes):
         "built_with": {"keras": "3"},
     }
     return registry.publish(name, **(fields | changes))
+
+
+def folder_of(version):
+    return version.storage.root / version.name / str(version.version)
 
 
 @pytest.fixture
@@ -88,7 +96,93 @@ def test_bad_reference_says_what_there_is(registry, reference, message):
 def test_content_hash_ignores_name_number_and_card(registry):
     first = publish(registry)
 
-    assert publish(registry, "other", description="Else.", metrics={}).content_hash == first.content_hash
+    other = publish(registry, "other", description="Else.", metrics={}, files={"metrics.json": b"{}"})
+
+    assert other.content_hash == first.content_hash
+
+
+def test_content_hash_tells_thresholds_apart(registry):
+    hashes = [
+        publish(registry, target_precision=precision, thresholds=thresholds).content_hash
+        for precision, thresholds in (
+            (0.9, THRESHOLDS),
+            (0.8, THRESHOLDS),
+            (0.9, {"cat": 0.5, "Hund, groß": None}),
+        )
+    ]
+
+    assert len(set(hashes)) == 3
+
+
+def test_thresholds_are_found_as_they_were(registry):
+    published = publish(
+        registry, temperature=2, target_precision=1, thresholds={"cat": np.float32(0.75), "Hund, groß": None}
+    )
+
+    found = registry.find("small_cnn")
+
+    assert found == published
+    assert (found.target_precision, found.thresholds) == (1.0, THRESHOLDS)
+    assert check_files(found) == b"weights"
+
+
+def test_version_from_before_there_were_thresholds_is_read(registry):
+    version = publish(registry)
+    path = folder_of(version) / "version.json"
+    facts = json.loads(path.read_text())
+
+    assert not {"thresholds", "target_precision"} & facts.keys()
+    # The hash that the first release gave to these contents.
+    assert version.content_hash == "bed20790c79050681e8915a98a516db97a8d66af02f1ab90edd86f487b2a2e4e"
+    assert (version.target_precision, version.thresholds) == (None, {})
+    assert not version.needs_review("cat", 0.1)
+
+
+def test_other_files_are_kept_and_checked(registry):
+    version = publish(registry, files={"metrics.json": b"{}", "confusion.png": b"picture"})
+
+    assert version.read("metrics.json") == b"{}"
+    assert "- [confusion.png](confusion.png)\n- [metrics.json](metrics.json)\n" in version.read("card.md").decode()
+    (folder_of(version) / "confusion.png").write_bytes(b"another")
+    with pytest.raises(ModelError, match=r"confusion\.png differs from what was published"):
+        version.read("confusion.png")
+    with pytest.raises(ModelError, match=r"confusion\.png differs from what was published"):
+        load_engine(version)
+
+
+def test_file_that_a_version_has_not_is_refused(registry):
+    version = publish(registry)
+    (folder_of(version) / "notes.txt").write_text("not published")
+
+    with pytest.raises(ModelError, match=r"has no file 'notes\.txt'; it has card\.md, float32\.tflite, labels\.txt"):
+        version.read("notes.txt")
+    with pytest.raises(ModelError, match=r"has no engine file 'card\.md'; it has float32\.tflite\."):
+        load_engine(version, "card.md")
+
+
+def test_another_engine_file_is_loaded_when_asked_for(registry):
+    version = publish(registry, engines={"float32.tflite": b"weights", "int8.tflite": b"small"})
+
+    assert check_files(version) == b"weights"
+    assert check_files(version, "int8.tflite") == b"small"
+
+
+def test_version_is_told_as_json(registry):
+    facts = json.loads(json.dumps(publish(registry).to_json()))
+
+    assert (facts["registry"], facts["labels"], facts["preprocessing"]["size"]) == (registry.address, [*LABELS], 224)
+    assert "storage" not in facts
+
+
+def test_storage_that_falters_is_a_passing_fault(registry, monkeypatch):
+    version = publish(registry)
+
+    def falter(path):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(Path, "read_bytes", falter)
+    with pytest.raises(TransientError, match=r"float32\.tflite cannot be read: Stale file handle"):
+        version.read("float32.tflite")
 
 
 @pytest.mark.parametrize(
@@ -100,6 +194,8 @@ def test_content_hash_ignores_name_number_and_card(registry):
         {"temperature": 1.25},
         {"preprocessing": Preprocessing(crop=1.0)},
         {"engines": {"float32.tflite": b"weights", "int8.tflite": b"small"}},
+        {"engines": {"float32.tflite": b"weights", "model.keras": b"large"}},
+        {"target_precision": 0.9, "thresholds": THRESHOLDS},
     ],
 )
 def test_content_hash_tells_apart_what_answers_differently(registry, change):
@@ -117,6 +213,20 @@ def test_content_hash_tells_apart_what_answers_differently(registry, change):
         ({"labels": ()}, "at least one"),
         ({"labels": ("cat", "two\nlines")}, "label 'two\\nlines' is not valid"),
         ({"temperature": 0.0}, "temperature 0.0"),
+        ({"metrics": {"top_1": float("nan")}}, "metric 'top_1' is not JSON"),
+        ({"metrics": {"top_1": object()}}, "metric 'top_1' is not JSON"),
+        ({"files": {"a/b.png": b""}}, "file 'a/b.png' cannot be kept"),
+        ({"files": {"labels.txt": b""}}, "file 'labels.txt' cannot be kept"),
+        ({"files": {"version.json": b""}}, "file 'version.json' cannot be kept"),
+        ({"files": {"card.md": b""}}, "file 'card.md' cannot be kept"),
+        ({"files": {"int8.tflite": b""}}, "file 'int8.tflite' cannot be kept"),
+        ({"thresholds": THRESHOLDS}, "2 thresholds and no target precision"),
+        ({"target_precision": 0.9}, "label 'cat' has no threshold"),
+        ({"target_precision": 1.5, "thresholds": THRESHOLDS}, "target precision 1.5"),
+        ({"target_precision": 0.9, "thresholds": {"cat": 0.5}}, "label 'Hund, groß' has no threshold"),
+        ({"target_precision": 0.9, "thresholds": THRESHOLDS | {"dog": 0.5}}, "the threshold of 'dog' is of no label"),
+        ({"target_precision": 0.9, "thresholds": THRESHOLDS | {"cat": 1.5}}, "threshold 1.5 of label 'cat'"),
+        ({"target_precision": 0.9, "thresholds": THRESHOLDS | {"cat": float("nan")}}, "threshold nan of label 'cat'"),
     ],
 )
 def test_what_cannot_be_published_is_refused(registry, change, message):
@@ -129,16 +239,16 @@ def test_what_cannot_be_published_is_refused(registry, change, message):
 @pytest.mark.parametrize("file", ["float32.tflite", "labels.txt", "card.md"])
 def test_altered_file_is_named_and_not_loaded(registry, file):
     version = publish(registry)
-    with (version.path / file).open("ab") as content:
+    with (folder_of(version) / file).open("ab") as content:
         content.write(b"!")
 
-    with pytest.raises(ModelError, match=re.escape(str(version.path / file))):
+    with pytest.raises(ModelError, match=re.escape(str(folder_of(version) / file))):
         load_engine(version)
 
 
 def test_missing_file_is_named(registry):
     version = publish(registry)
-    (version.path / "float32.tflite").unlink()
+    (folder_of(version) / "float32.tflite").unlink()
 
     with pytest.raises(ModelError, match=r"float32\.tflite"):
         load_engine(version)
@@ -150,11 +260,11 @@ def test_missing_file_is_named(registry):
         ("temperature", 2.0),
         ("preprocessing", {"size": 224, "crop": 1.0, "mean": 127.0, "scale": 128.0}),
         ("engine_file", "labels.txt"),
-        ("files", {}),
+        ("files", {"labels.txt": hash_of(b"cat\nHund, gro\xc3\x9f\n")}),
     ],
 )
 def test_altered_description_is_named_and_not_loaded(registry, field, value):
-    path = publish(registry).path / "version.json"
+    path = folder_of(publish(registry)) / "version.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
 
     with pytest.raises(ModelError, match=r"version\.json differs"):
@@ -163,15 +273,25 @@ def test_altered_description_is_named_and_not_loaded(registry, field, value):
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"name": "small_cnn", "version": 2}'])
 def test_damaged_description_is_named(registry, content):
-    path = publish(registry).path / "version.json"
+    path = folder_of(publish(registry)) / "version.json"
     path.write_text(content)
 
     with pytest.raises(ModelError, match=re.escape(str(path))):
         registry.find("small_cnn")
 
 
+@pytest.mark.parametrize("file", ["../float32.tflite", "/etc/passwd.txt", "a/b.png", ""])
+def test_description_with_a_path_is_refused(registry, file):
+    path = folder_of(publish(registry)) / "version.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"files": facts["files"] | {file: "0" * 64}}))
+
+    with pytest.raises(ModelError, match=re.escape(f"version.json names a file {file!r}")):
+        registry.find("small_cnn")
+
+
 def test_folder_under_another_number_is_refused(registry):
-    path = publish(registry).path
+    path = folder_of(publish(registry))
     shutil.copytree(path, path.parent / "7")
 
     with pytest.raises(ModelError, match="describes small_cnn:1"):
@@ -189,7 +309,7 @@ def test_publisher_that_fails_leaves_nothing(registry, monkeypatch):
     def fail(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(registry_module, "_write", fail)
+    monkeypatch.setattr(folder_storage, "write_file", fail)
     with pytest.raises(ModelError, match="No space left"):
         publish(registry)
 
@@ -227,7 +347,22 @@ def test_root_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_card_tells_people_what_was_measured(registry):
-    card = (publish(registry).path / "card.md").read_text()
+    metrics = {"top_1": 0.875, "passed": True, "per_label": {"cat": 0.5}}
+    card = publish(registry, metrics=metrics).read("card.md").decode()
 
-    assert card.startswith("# small_cnn version 1\n\nMade for a test.")
-    assert "| accuracy | 0.875 |" in card and "| keras | 3 |" in card
+    assert card.startswith(
+        "# small_cnn version 1\n\nMade for a test.\n\n| fact | value |\n| --- | --- |\n| content hash"
+    )
+    assert "| top 1 | 0.875 |\n| passed | True |\n| keras | 3 |\n" in card
+    assert "per" not in card.partition("| top 1")[2]
+    assert "Thresholds" not in card and "Files" not in card
+
+
+def test_card_has_the_thresholds(registry):
+    labels = ("cat", "a | b")
+    card = publish(registry, labels=labels, target_precision=0.9, thresholds={"cat": 0.75, "a | b": None}).read(
+        "card.md"
+    )
+
+    assert "| target precision | 0.9 |" in card.decode()
+    assert "| label | threshold |\n| --- | --- |\n| cat | 0.75 |\n| a \\| b | none |\n" in card.decode()
