@@ -15,7 +15,7 @@ import typer
 
 from base.errors import AppError
 from base.settings import CONFIG_VARIABLE
-from cli import answers, cancel, db, doctor, models, plan, predict, run, status, worker
+from cli import answers, cancel, db, doctor, evaluate, models, plan, predict, run, status, train, worker
 from cli.output import silence_stdout
 
 app = typer.Typer(
@@ -52,6 +52,8 @@ app.command("verify")(status.verify)
 app.command("results")(answers.results)
 app.command("sql")(answers.sql)
 app.command("predict")(predict.predict)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 app.command("worker")(worker.worker)
 app.add_typer(db.app, name="db")

@@ -1,4 +1,4 @@
-"""The CNNs, one function each. They take normalised pixels and end at logits; softmax follows outside."""
+"""The CNNs, one function each. They take normalised pixels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STAGES = (
 
 
 def build_efficientnet_lite0(num_labels: int = 1000) -> keras.Model:
-    """EfficientNet-B0 without squeeze-and-excitation and with ReLU6, so that int8 loses little.
+    """EfficientNet-B0 without squeeze-and-excitation and with ReLU6, so that int8 loses little; ends at logits.
 
     Source: Tan and Le 2019 (arXiv:1905.11946), table 1; the changes are those of Google's EfficientNet-Lite, 2020.
     """
@@ -41,6 +41,23 @@ def build_efficientnet_lite0(num_labels: int = 1000) -> keras.Model:
     x = layers.Dropout(0.2, name="dropout")(x)
     logits = layers.Dense(num_labels, name="logits")(x)  # (B, K)
     return Model(pixels, logits, name="efficientnet_lite0")
+
+
+def build_small_cnn(num_labels: int) -> keras.Model:
+    """Three convolutions, flatten, dense with softmax: the classic first image classifier.
+
+    Source: LeCun et al. 1998, section II.B, with ReLU and max pooling.
+    """
+    from keras import Input, Model, layers
+
+    pixels = Input((128, 128, 3), name="pixels")  # (B, 128, 128, 3) float32, 0 to 1
+    x = pixels
+    for number, filters in enumerate((16, 32, 64), 1):
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{number}")(x)
+        x = layers.MaxPooling2D(name=f"pool{number}")(x)  # (B, 64, 64, 16), (B, 32, 32, 32), (B, 16, 16, 64)
+    x = layers.Flatten(name="flatten")(x)  # (B, 16384)
+    confidences = layers.Dense(num_labels, activation="softmax", name="confidences")(x)  # (B, K)
+    return Model(pixels, confidences, name="small_cnn")
 
 
 def _block(

@@ -1,20 +1,162 @@
-"""From a Keras model to LiteRT files, and the gate that an int8 file has to pass."""
+"""From a Keras model to the engine files of a version, and the gate that an int8 file has to pass."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from base.errors import ModelError
+from models.engines.litert import LitertEngine
+from models.preprocessing import Preprocessing, fit
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import keras
+    from PIL import Image
 
-    from models.preprocessing import Preprocessing
+    from models.child import Progress
 
 GATE_MAX_ACCURACY_LOSS = 0.005
 GATE_MIN_AGREEMENT = 0.97
+FLOAT32_MAX_DIFFERENCE = 1e-3  # Of the largest logit; the order of the sums makes some 1e-5 of it.
+GATE_CROPS = (1.0, 0.875, 0.75)
+
+
+class EngineChoice(StrEnum):
+    """What runs a model version."""
+
+    INT8 = "int8"  # LiteRT with weights and activations of 8 bits; only where it passes the gate.
+    FLOAT32 = "float32"  # LiteRT.
+    TENSORFLOW = "tensorflow"  # Any Keras model, and GPUs.
+
+
+#: The engine file that each choice loads.
+ENGINE_FILES = {
+    EngineChoice.INT8: "int8.tflite",
+    EngineChoice.FLOAT32: "float32.tflite",
+    EngineChoice.TENSORFLOW: "model.keras",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateImages:
+    """Labelled images that int8 is compared with float32 on, and images whose activations set its ranges."""
+
+    calibration: np.ndarray  #: uint8 (B, S, S, 3)
+    pixels: np.ndarray  #: uint8 (B, S, S, 3), others than those
+    class_indices: np.ndarray  #: (B,), what `pixels` show
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engines:
+    """The engine files of a version."""
+
+    files: dict[str, bytes]
+    engine_file: str  #: the one to load
+    metrics: dict[str, Any]  #: those of the gate; and why a file is missing, where one is
+
+
+def make_engines(
+    model: keras.Model,
+    preprocessing: Preprocessing,
+    gate: GateImages | None,
+    *,
+    choice: EngineChoice | None = None,
+    on_progress: Progress,
+) -> Engines:
+    """Make the files that run a model, and decide which of them is loaded.
+
+    Args:
+        model: it takes normalised pixels (B, S, S, 3) and ends at logits.
+        preprocessing: what the model expects.
+        gate: None for no int8 file.
+        choice: None for the fastest that may be used.
+        on_progress: told how far it is.
+
+    Raises:
+        ModelError: the file that was chosen cannot be made, or may not be used.
+    """
+    from models.keras_file import keras_bytes
+
+    files = {ENGINE_FILES[EngineChoice.TENSORFLOW]: keras_bytes(model)}
+    metrics: dict[str, Any] = {}
+    on_progress("converting to float32", 0.0)
+    try:
+        float32 = to_float32(model)
+        engine = LitertEngine(float32, preprocessing)
+        _compare(engine, model, preprocessing)
+    except Exception as error:  # noqa: BLE001 (the converter raises about anything over what it does not know)
+        metrics["litert"] = f"cannot run it: {type(error).__name__}: {_first_line(error)}"
+    else:
+        files[ENGINE_FILES[EngineChoice.FLOAT32]] = float32
+        if gate is not None:
+            on_progress("converting to int8", 0.2)
+            int8 = to_int8(model, gate.calibration, preprocessing)
+            on_progress("comparing int8 with float32", 0.7)
+            metrics |= int8_gate(
+                engine.predict_logits(gate.pixels),
+                LitertEngine(int8, preprocessing).predict_logits(gate.pixels),
+                gate.class_indices,
+            )
+            if metrics["int8_passed_gate"]:
+                files[ENGINE_FILES[EngineChoice.INT8]] = int8
+    fastest = next(each for each in EngineChoice if ENGINE_FILES[each] in files)
+    chosen = fastest if choice is None else choice
+    if ENGINE_FILES[chosen] not in files:
+        raise ModelError(
+            f"engine {str(chosen)!r} cannot be used: {_why_not(chosen, metrics)}. Take --engine {fastest}."
+        )
+    return Engines(files=files, engine_file=ENGINE_FILES[chosen], metrics=metrics)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def _compare(engine: LitertEngine, model: keras.Model, preprocessing: Preprocessing) -> None:
+    """Raises ModelError where the converted model is another one; its operations may mean something else there."""
+    shape = (4, preprocessing.size, preprocessing.size, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    expected = np.asarray(model.predict_on_batch(preprocessing.normalise(pixels)))
+    off = float(np.abs(engine.predict_logits(pixels) - expected).max())
+    if not off <= FLOAT32_MAX_DIFFERENCE * max(float(np.abs(expected).max()), 1.0):
+        raise ModelError(f"its logits are {off:.3g} off those of Keras")
+
+
+def _why_not(choice: EngineChoice, metrics: dict[str, Any]) -> str:
+    if "litert" in metrics:
+        return f"LiteRT {metrics['litert']}"
+    if choice is EngineChoice.INT8 and "gate_images" in metrics:
+        return (
+            f"on {metrics['gate_images']} images int8 is right on {metrics['int8_accuracy']:.1%} and float32 on "
+            f"{metrics['float32_accuracy']:.1%}, and they agree on {metrics['int8_agreement']:.1%}"
+        )
+    return "there are no images to compare it with float32 on"
+
+
+def gate_crops(
+    images: Iterable[tuple[Image.Image, int]], preprocessing: Preprocessing
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make more of a few images to compare int8 on: three scales, each also mirrored.
+
+    Args:
+        images: in RGB, each with its class index.
+        preprocessing: what the model expects, but for its crop.
+
+    Returns:
+        uint8 (B, S, S, 3) and the class indices (B,), six of each image.
+    """
+    crops, class_indices = [], []
+    for image, class_index in images:
+        for crop in GATE_CROPS:
+            pixels = fit(image, replace(preprocessing, crop=crop))
+            crops += [pixels, pixels[:, ::-1]]
+            class_indices += [class_index] * 2
+    return np.stack(crops), np.array(class_indices)
 
 
 def to_float32(model: keras.Model) -> bytes:
@@ -35,7 +177,7 @@ def to_int8(model: keras.Model, pixels: np.ndarray, preprocessing: Preprocessing
 
     def normalised() -> Iterator[list[np.ndarray]]:
         for image in pixels:
-            yield [((image[np.newaxis] - preprocessing.mean) / preprocessing.scale).astype(np.float32)]
+            yield [preprocessing.normalise(image[np.newaxis])]
 
     converter = _converter(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -40,6 +40,20 @@ def confidences(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return shares.astype(np.float32)
 
 
+def log_loss(logits: np.ndarray, class_indices: np.ndarray, temperature: float = 1.0) -> float:
+    """The mean of -log(confidence of the right label), which is what training lowers.
+
+    Args:
+        logits: float32 (B, K).
+        class_indices: (B,), what the images show.
+        temperature: as for `confidences`.
+    """
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    logs = scaled[np.arange(len(scaled)), class_indices] - np.log(np.exp(scaled).sum(axis=1))
+    return float(-logs.mean())
+
+
 def top_k(confidences: np.ndarray, labels: Sequence[str], k: int = 5) -> list[list[Prediction]]:
     """Keep the k most confident labels of each image.
 

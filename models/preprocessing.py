@@ -23,6 +23,13 @@ class Preprocessing:
         if not (self.size >= 1 and 0 < self.crop <= 1 and self.scale > 0):
             raise ModelError(f"{self} is not valid: size and scale must be above 0, and crop above 0 and at most 1.")
 
+    def normalise(self, pixels: np.ndarray) -> np.ndarray:
+        """What a float32 model computes with: float32 of the pixels' shape, from uint8 (…, S, S, 3)."""
+        normalised = pixels.astype(np.float32)
+        normalised -= self.mean
+        normalised /= self.scale
+        return normalised
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types."""
         return asdict(self)

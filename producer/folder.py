@@ -9,9 +9,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from base.errors import SourceError
-
-#: What a folder lists unless `--include` says otherwise, in any case.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".tif", ".tiff", ".bmp")
+from models.suffixes import SUFFIXES
 
 # What RFC 3986 leaves unencoded in a path, so that our addresses are those that other tools write.
 _SAFE = "/!$&'()*+,;=:@"

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 
 from base.errors import SourceError
+from models.suffixes import SUFFIXES
 from producer.batching import cut
 from producer.changes import Change, compare, retry
-from producer.folder import SUFFIXES, Folder, Found
+from producer.folder import Folder, Found
 from results.listing import ListingTaken, end_listing, find_failed, find_known, find_listing, record_chunk
 from results.runs import OpenRun
 from results.session import Database

@@ -1,6 +1,8 @@
 """Images for tests, made in code."""
 
+from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,3 +56,20 @@ def make_animation(colours: tuple[str, ...] = ("red", "lime"), image_format: str
     """One frame per colour."""
     first, *others = [make_image(colour=colour) for colour in colours]
     return encode(first, image_format, save_all=True, append_images=others, duration=100)
+
+
+def make_tinted(colour: str, seed: int, size: int = 64) -> Image.Image:
+    """Noise with more of one of "red", "green" and "blue"; every seed gives another image."""
+    values = np.random.default_rng(seed).integers(0, 128, (size, size, 3), np.uint8)
+    values[:, :, ("red", "green", "blue").index(colour)] += 100
+    return Image.fromarray(values)
+
+
+def make_dataset(folder: Path, images: int, colours: Sequence[str] = ("red", "green", "blue"), first: int = 0) -> Path:
+    """A labelled folder: so many tinted images of each colour, its label; no two have the same seed."""
+    for number, colour in enumerate(colours):
+        (folder / colour).mkdir(parents=True)
+        for index in range(images):
+            content = encode(make_tinted(colour, first + 1000 * number + index), "PNG")
+            (folder / colour / f"{index:03}.png").write_bytes(content)
+    return folder

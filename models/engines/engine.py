@@ -4,6 +4,8 @@ from typing import Protocol
 
 import numpy as np
 
+from models.preprocessing import Preprocessing
+
 
 class Engine(Protocol):
     """A loaded model version. Its normalisation is inside, its temperature and softmax are not."""
@@ -18,3 +20,23 @@ class Engine(Protocol):
             float32 (B, K), the same bits for an image whatever its neighbours are.
         """
         ...
+
+
+def open_engine(file: str, content: bytes, preprocessing: Preprocessing) -> Engine:
+    """The engine that runs a file, by the ending of its name.
+
+    Args:
+        file: NAME.tflite or NAME.keras.
+        content: of the file.
+        preprocessing: what its model version expects.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    if file.endswith(".keras"):
+        from models.engines.tensorflow import TensorflowEngine  # Takes seconds, and a gigabyte.
+
+        return TensorflowEngine(content, preprocessing)
+    from models.engines.litert import LitertEngine  # Loading LiteRT takes time that listing versions should not.
+
+    return LitertEngine(content, preprocessing)

@@ -1,14 +1,12 @@
 """LiteRT, the default engine on CPUs: one thread, XNNPACK, one image at a time."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from base.errors import ModelError
+from models.engines.quiet import quiet_stderr
 from models.preprocessing import Preprocessing
 
 
@@ -31,7 +29,7 @@ class LitertEngine:
         """
         size = preprocessing.size
         try:
-            with _quiet_stderr():
+            with quiet_stderr():
                 self._interpreter = Interpreter(model_content=model, num_threads=1)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
@@ -64,10 +62,7 @@ class LitertEngine:
             return np.take(self._table, image, mode="clip")  # Without a mode it looks for values out of range first.
         if self._takes_integers:
             return image
-        normalised = image.astype(np.float32)
-        normalised -= self._preprocessing.mean
-        normalised /= self._preprocessing.scale
-        return normalised
+        return self._preprocessing.normalise(image)
 
 
 def _input_table(tensor: dict[str, Any], preprocessing: Preprocessing) -> np.ndarray | None:
@@ -76,17 +71,3 @@ def _input_table(tensor: dict[str, Any], preprocessing: Preprocessing) -> np.nda
     normalised = (np.arange(256) - preprocessing.mean) / preprocessing.scale
     table: np.ndarray = np.clip(np.round(normalised / scale + zero_point), 0, 255).astype(np.uint8)
     return None if (table == np.arange(256)).all() else table
-
-
-@contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """LiteRT greets on stderr whenever it loads a model, and has no setting for that; what goes wrong it raises."""
-    stderr = os.dup(2)
-    silence = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(silence, 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(silence)
-        os.close(stderr)

@@ -96,6 +96,7 @@ class Sandbox:
             (r"redis://(:\S*)?@broker\.example(:6379)?/0\b", self.broker.url),
             (r"/mnt/photos\b", str(self.folder / "photos")),
             (r"/mnt/models\b", str(self.models)),
+            (r"\befficientnet_lite0:2\b", "efficientnet_lite0:1"),  # The one version that there is.
             (r"\btagmill cancel 7\b", "tagmill cancel 2"),  # Of the two runs that there are, the one to be cancelled.
             (r"\b(tagmill \w+) 7\b", r"\1 1"),
         ):

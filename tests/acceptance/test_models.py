@@ -1,6 +1,7 @@
 """`tagmill models` and `tagmill predict`."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -37,6 +38,35 @@ def test_card_has_the_figures_of_the_gate(tagmill: Tagmill) -> None:
     figures = dict(line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith("| "))
     assert float(figures["int8 agreement"]) >= 0.97
     assert float(figures["int8 accuracy"]) >= float(figures["float32 accuracy"]) - 0.005
+
+
+def test_second_version_is_shown_once_it_is_activated(
+    tagmill: Tagmill, tmp_path: Path, foolbox_photos: list[Path], pretrained_registry: Registry
+) -> None:
+    versions = tmp_path / "models" / "efficientnet_lite0"
+    shutil.copytree(pretrained_registry.root / "efficientnet_lite0" / "1", versions / "1")
+    shutil.copytree(versions / "1", versions / "2")  # The same files by another number, and so the same answers.
+    facts = json.loads((versions / "2" / "version.json").read_text())
+    (versions / "2" / "version.json").write_text(json.dumps(facts | {"version": 2}))
+    tagmill.environment["TAGMILL_MODELS_URL"] = str(versions.parent)
+    (tmp_path / "photos").mkdir()
+    for photo in foolbox_photos[:3]:
+        shutil.copy(photo, tmp_path / "photos")
+    first = tagmill.run(tmp_path / "photos", "--model", "efficientnet_lite0:1")
+    assert (first["active"], len(first["labels"])) == (True, 3)
+
+    second = tagmill("run", tmp_path / "photos", "--model", "efficientnet_lite0:2", "--json")
+
+    facts = json.loads(second.stdout)
+    assert (facts["classified"], facts["active"], facts["labels"]) == (3, False, [])
+    assert second.stderr.endswith(
+        "current_labels still shows efficientnet_lite0:1; 'tagmill models activate efficientnet_lite0:2' switches\n"
+    )
+    assert "3 of efficientnet_lite0:2, 3 of" in tagmill("models", "activate", "efficientnet_lite0:2").stderr
+    again = tagmill.run(tmp_path / "photos", "--model", "efficientnet_lite0:2")
+    assert (again["skipped"], again["active"], again["labels"]) == (3, True, first["labels"])
+    compared = json.loads(tagmill("models", "diff", "efficientnet_lite0:1", "efficientnet_lite0:2", "--json").stdout)
+    assert (compared["compared"], compared["flipped"]) == (3, 0)
 
 
 def test_predict_says_what_a_run_says(finished: Tagmill, foolbox_photos: list[Path]) -> None:

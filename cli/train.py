@@ -1,0 +1,102 @@
+"""`tagmill train`: a labelled folder becomes a model version."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from base.settings import load_settings
+from cli.options import Dataset, Engine, Json, TargetPrecision
+from cli.output import facts_table, print_json, printable, progress, say
+
+if TYPE_CHECKING:
+    from models.train import Trained
+
+# So many files that took no part are named; all are counted.
+_NAMED = 20
+
+
+class Architecture(StrEnum):
+    """What can be trained."""
+
+    EFFICIENTNET_LITE0 = "efficientnet_lite0"  # Transfer learning from the pretrained model.
+    SMALL_CNN = "small_cnn"  # Three convolutions, from nothing.
+
+
+def train(
+    dataset: Dataset,
+    name: Annotated[str, typer.Option(help="Of the model: small letters, digits, '_' and '-'.")],
+    architecture: Annotated[
+        Architecture, typer.Option(help="What to train; the first learns far more from few images.")
+    ] = Architecture.EFFICIENTNET_LITE0,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=10_000, help="Epochs at most; as many as suit the architecture.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The same seed gives the same weights.")] = 0,
+    target_precision: TargetPrecision = None,
+    engine: Engine = None,
+    json: Json = False,
+) -> None:
+    """Train a model on labelled images, and publish it as the next version of its name.
+
+    DATASET holds a folder for each label, or the folders train, validation and test with those in them. Without a
+    validation folder, a fifth of the images is kept for that. A training that was stopped is gone on with by the same
+    command. It needs what 'tagmill[train]' installs.
+
+    Example: tagmill train ./furniture --name furniture --architecture small_cnn --target-precision 0.95
+    """
+    from models.conversion import EngineChoice
+    from models.decoding import DecodingLimits
+    from models.registry import open_registry
+    from models.train import Training
+    from models.train import train as train_model
+
+    settings = load_settings()
+    training = Training(
+        name=name,
+        dataset=dataset,
+        architecture=architecture.value,
+        epochs=epochs,
+        seed=seed,
+        target_precision=target_precision,
+        engine=None if engine is None else EngineChoice(engine.value),
+        limits=DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
+    )
+    with progress(quiet=json) as reporter:
+        trained = train_model(open_registry(settings), training, home=settings.home_path, on_progress=reporter.update)
+    _summarise(trained, json=json)
+
+
+def _summarise(trained: "Trained", *, json: bool) -> None:
+    version = trained.version
+    if json:
+        facts = {"model": version.name, "version": version.version, "content_hash": version.content_hash}
+        print_json(
+            facts
+            | {"images": trained.images, "passed_over": trained.passed_over, "epochs_before": trained.epochs_before}
+            | {"left_out": [{"image": path, "reason": reason} for path, reason in trained.left_out]}
+            | {"engine_file": version.engine_file, "temperature": version.temperature, "metrics": version.metrics}
+        )
+        return
+    if trained.epochs_before:
+        say(f"went on after {trained.epochs_before} epochs of a training that was stopped")
+    for path, reason in trained.left_out[:_NAMED]:
+        say(f"left out: {printable(path)}: {printable(reason)}")
+    if len(trained.left_out) > _NAMED:
+        say(f"left out: {len(trained.left_out) - _NAMED:,} more images")
+    metrics = version.metrics
+    rows: list[tuple[str, object]] = [("model", str(version))]
+    rows += [(f"{part} images", images) for part, images in trained.images.items() if images]
+    rows += [("left out", len(trained.left_out))] if trained.left_out else []
+    rows += (
+        [("passed over", f"{trained.passed_over} (links, and files that are no images)")] if trained.passed_over else []
+    )
+    rows += [
+        ("right on validation", f"{metrics['top_1']:.1%}"),
+        ("loss on validation", f"{metrics['loss']:.4f}"),
+        ("calibration error", f"{metrics['expected_calibration_error']:.4f}"),
+        ("temperature", f"{version.temperature:.3f}"),
+        ("engine file", version.engine_file),
+    ]
+    facts_table(rows)
+    say(f"its card: tagmill models show {version}; use it: tagmill run SOURCE --model {version}")

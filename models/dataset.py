@@ -1,0 +1,326 @@
+"""Labelled folders → the parts of a dataset, with every image in one part at the most.
+
+An image is known by its pixels as the model sees them, so that copies of it, and files that differ in their metadata
+alone, count as one.
+"""
+
+import hashlib
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from base.errors import DatasetError, FailureReason, ImageError
+from models.decoding import DecodingLimits, decode
+from models.preprocessing import Preprocessing
+from models.suffixes import SUFFIXES
+
+VALIDATION_SHARE = 0.2
+
+
+class Part(StrEnum):
+    """What the images of a dataset are for; an image that is found in several goes to the last of them."""
+
+    TRAIN = "train"  # The model learns from them.
+    VALIDATION = "validation"  # They choose the best epoch, the temperature, the thresholds, and int8 or not.
+    TEST = "test"  # Nothing is chosen by them, so that they say how good the model is.
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledFile:
+    """An image file and what it shows."""
+
+    path: Path
+    class_index: int
+    part: Part | None  #: None where the dataset leaves that to us
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A file that takes no part, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """The images of a labelled folder that can be read, each once."""
+
+    labels: tuple[str, ...]  #: in class-index order, which is that of the names
+    paths: tuple[Path, ...]  #: N of them
+    class_indices: np.ndarray  #: int64 (N,)
+    pixels: np.ndarray  #: uint8 (N, S, S, 3), as the model sees them; may be a file mapped into memory
+    parts: Mapping[Part, np.ndarray]  #: the positions of each part's images, sorted
+    content_hash: str  #: hex sha256 of labels, pixels and parts
+    left_out: tuple[LeftOut, ...]
+    passed_over: int  #: links, devices and files of other kinds
+
+    def of(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        """A part's pixels, uint8 (B, S, S, 3), and class indices, (B,)."""
+        return self.pixels[self.parts[part]], self.class_indices[self.parts[part]]
+
+
+def read_dataset(
+    folder: Path,
+    preprocessing: Preprocessing,
+    limits: DecodingLimits,
+    *,
+    pixels_file: Path,
+    labels: Sequence[str] | None = None,
+    is_test: bool = False,
+    on_progress: Callable[[str, float], None],
+) -> Dataset:
+    """Read `folder/label/*.jpg`, or `folder/{train,validation,test}/label/*.jpg`; label folders may hold folders.
+
+    Without a validation part, a fifth of each label's training images becomes it, chosen by their content alone: it is
+    the same fifth whatever the files are called and whatever the seed is.
+
+    Args:
+        folder: the dataset.
+        preprocessing: how the model sees an image.
+        limits: larger images are left out.
+        pixels_file: where the pixels are kept, as they may not fit into memory; replaced when it exists.
+        labels: of a model that is there already, in class-index order; None for those of the folder.
+        is_test: nothing is to be chosen by the images, so all are in the part TEST: those of the folder's own test
+            part where it has one, or else all that it holds.
+        on_progress: told how far it is.
+
+    Raises:
+        DatasetError: there is no such folder, no two labels in it, a label without an image, two labels that differ
+            only in case, or a label that the model does not know.
+    """
+    found, passed_over = _find(folder, labels, is_test=is_test)
+    names = tuple(labels) if labels is not None else tuple(sorted({label for label, _, _ in found}))
+    position = {name: index for index, name in enumerate(names)}
+    files = [
+        LabelledFile(path=path, class_index=position[label], part=part)
+        for label, part, paths in found
+        for path in paths
+    ]
+    pixels_file.unlink(missing_ok=True)
+    shape = (len(files), preprocessing.size, preprocessing.size, 3)
+    pixels = np.lib.format.open_memmap(pixels_file, "w+", np.uint8, shape)
+    chosen, left_out = _choose(_decode(files, pixels, preprocessing, limits, on_progress), files)
+    if not chosen:
+        raise DatasetError(f"no image in {folder} can be read; the first: {left_out[0].path}: {left_out[0].reason}.")
+    class_indices = np.array([files[index].class_index for index in chosen], np.int64)
+    hashes = [chosen[index] for index in chosen]
+    # What was left out leaves no gap: each row moves up, never beyond one that is still to be moved.
+    for row, index in enumerate(chosen):
+        pixels[row] = pixels[index]
+    kept_files = [files[index] for index in chosen]
+    parts = (
+        _test_part(kept_files)
+        if is_test
+        else _parts(kept_files, hashes, {position[label]: label for label, _, _ in found})
+    )
+    identity = repr((names, hashes, class_indices.tolist(), {part: rows.tolist() for part, rows in parts.items()}))
+    return Dataset(
+        labels=names,
+        paths=tuple(file.path for file in kept_files),
+        class_indices=class_indices,
+        pixels=pixels[: len(chosen)],
+        parts=parts,
+        content_hash=hashlib.sha256(identity.encode()).hexdigest(),
+        left_out=tuple(left_out),
+        passed_over=passed_over,
+    )
+
+
+_Found = list[tuple[str, Part | None, list[Path]]]
+
+
+def _find(folder: Path, labels: Sequence[str] | None, *, is_test: bool) -> tuple[_Found, int]:
+    """Each label folder with its part and its files, sorted; and how many entries were passed over."""
+    roots = _part_folders(folder)
+    if is_test and Part.TEST in roots:
+        roots = {Part.TEST: roots[Part.TEST]}
+    found: _Found = []
+    passed_over = 0
+    for part, root in roots.items():
+        folders = [Path(entry.path) for entry in _entries(root) if entry.is_dir(follow_symlinks=False)]
+        for label_folder in (each for each in folders if not each.name.startswith(".")):
+            paths: list[Path] = []
+            passed_over += _walk(label_folder, paths)
+            found.append((_label(label_folder), part, sorted(paths)))
+    _check_labels(folder, found, labels)
+    return found, passed_over
+
+
+def _part_folders(folder: Path) -> dict[Part | None, Path]:
+    """The folders that hold label folders, by part; the dataset itself where it has no parts."""
+    if not folder.is_dir():
+        wrong = "is not a folder" if folder.exists() else "does not exist"
+        raise DatasetError(f"the dataset {str(folder)!r} {wrong}. Name a folder that holds one folder for each label.")
+    names = {entry.name for entry in _entries(folder) if entry.is_dir(follow_symlinks=False)}
+    are_parts = names and names <= set(Part) and all(_has_folders(folder / name) for name in names)
+    if not are_parts:
+        return {None: folder}
+    if Part.TRAIN not in names and Part.TEST not in names:
+        raise DatasetError(f"{folder} holds only {', '.join(sorted(names))}. Add the part 'train', or 'test'.")
+    return {part: folder / part for part in Part if part in names}
+
+
+def _has_folders(folder: Path) -> bool:
+    return any(entry.is_dir(follow_symlinks=False) for entry in _entries(folder))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DatasetError(
+            f"{folder} cannot be read: {error.strerror}. Mend its permissions, or move it away."
+        ) from error
+
+
+def _walk(folder: Path, paths: list[Path]) -> int:
+    """Add the images at any depth below a folder; returns how many entries were passed over."""
+    passed_over = 0
+    for entry in _entries(folder):
+        if entry.is_dir(follow_symlinks=False):
+            passed_over += _walk(Path(entry.path), paths)
+        elif entry.is_file(follow_symlinks=False) and entry.name.lower().endswith(SUFFIXES):
+            paths.append(Path(entry.path))
+        else:
+            passed_over += 1
+    return passed_over
+
+
+def _label(folder: Path) -> str:
+    name = folder.name
+    if not name.isprintable() or name != name.strip():
+        raise DatasetError(
+            f"the folder {name!r} in {folder.parent} is no label: it must be one line of text. Rename it."
+        )
+    return name
+
+
+def _check_labels(folder: Path, found: _Found, known: Sequence[str] | None) -> None:
+    by_key: dict[str, set[str]] = defaultdict(set)
+    for label, _, _ in found:
+        by_key[unicodedata.normalize("NFC", label).casefold()].add(label)
+    for alike in by_key.values():
+        if len(alike) > 1:
+            raise DatasetError(
+                f"the labels {' and '.join(map(repr, sorted(alike)))} in {folder} differ only in case. Make them one."
+            )
+    for label, part, paths in found:
+        if not paths:
+            raise DatasetError(
+                f"the label {label!r}{f' of {part}' if part else ''} in {folder} has no image. "
+                f"Add some ({', '.join(SUFFIXES)}), or remove the folder."
+            )
+    labels = sorted({label for label, _, _ in found})
+    if known is not None:
+        if unknown := [label for label in labels if label not in known]:
+            raise DatasetError(
+                f"the model has no label {unknown[0]!r}, which is a folder of {folder}; it knows "
+                f"{_some(known)}. Rename the folder, or take it out."
+            )
+        if not labels:
+            raise DatasetError(f"{folder} holds no folder of images. Each label is one: {folder}/LABEL/*.jpg.")
+        return
+    if len(labels) < 2:
+        has = f"only the label {labels[0]!r}" if labels else "no folder of images"
+        raise DatasetError(f"{folder} holds {has}. A classifier needs two labels or more: {folder}/LABEL/*.jpg.")
+    trained = {label for label, part, _ in found if part in (None, Part.TRAIN)}
+    if without := [label for label in labels if label not in trained]:
+        raise DatasetError(
+            f"the label {without[0]!r} in {folder} has no training image. Add {folder}/train/{without[0]}."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _decode(
+    files: Sequence[LabelledFile],
+    pixels: np.ndarray,
+    preprocessing: Preprocessing,
+    limits: DecodingLimits,
+    on_progress: Callable[[str, float], None],
+) -> Iterator[str | ImageError]:
+    """Fill the rows of `pixels`; yields the hash of each, or why there is none."""
+    for index, file in enumerate(files):
+        if index % 64 == 0:
+            on_progress(f"reading images: {index:,} of {len(files):,}", index / len(files))
+        try:
+            pixels[index] = decode(_read(file.path, limits), preprocessing, limits)
+        except ImageError as error:
+            yield error
+        else:
+            yield hashlib.sha256(pixels[index].tobytes()).hexdigest()
+
+
+def _read(path: Path, limits: DecodingLimits) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(limits.max_bytes + 1)  # One more, and decoding says that it is too large.
+    except OSError as error:
+        raise ImageError(FailureReason.UNREADABLE, str(error.strerror)) from error
+
+
+def _choose(
+    outcomes: Iterable[str | ImageError], files: Sequence[LabelledFile]
+) -> tuple[dict[int, str], list[LeftOut]]:
+    """The position of each image that takes part → its hash, in order; and the files that do not.
+
+    Of copies the one in the part that comes last is kept, as nothing may be learnt from what is to be a test. An image
+    that stands under two labels teaches nothing, and none of its copies is kept.
+    """
+    left_out: list[LeftOut] = []
+    copies: dict[str, list[int]] = defaultdict(list)
+    for index, outcome in enumerate(outcomes):
+        if isinstance(outcome, ImageError):
+            left_out.append(LeftOut(path=files[index].path, reason=f"{outcome.reason}: {outcome}"))
+        else:
+            copies[outcome].append(index)
+    chosen: dict[int, str] = {}
+    order = [None, *Part]
+    for content, indices in copies.items():
+        kept = max(indices, key=lambda index: (order.index(files[index].part), -index))
+        contradicts = len({files[index].class_index for index in indices}) > 1
+        if not contradicts:
+            chosen[kept] = content
+        for index in indices:
+            if contradicts:
+                other = next(each for each in indices if files[each].class_index != files[index].class_index)
+                reason = f"the same image has another label as {files[other].path}"
+            else:
+                reason = f"the same image as {files[kept].path}"
+            if contradicts or index != kept:
+                left_out.append(LeftOut(path=files[index].path, reason=reason))
+    return dict(sorted(chosen.items())), sorted(left_out, key=lambda each: each.path)
+
+
+def _test_part(files: Sequence[LabelledFile]) -> dict[Part, np.ndarray]:
+    return {Part.TEST: np.arange(len(files))}
+
+
+def _parts(files: Sequence[LabelledFile], hashes: Sequence[str], labels: Mapping[int, str]) -> dict[Part, np.ndarray]:
+    rows: dict[Part, list[int]] = {part: [] for part in Part}
+    splits = not any(file.part is Part.VALIDATION for file in files)
+    for class_index, label in labels.items():
+        of_label = [row for row, file in enumerate(files) if file.class_index == class_index]
+        for part in (Part.VALIDATION, Part.TEST):
+            rows[part] += [row for row in of_label if files[row].part is part]
+        # By content, so that another order of the files, or another name, changes nothing.
+        learnt = sorted((row for row in of_label if files[row].part in (None, Part.TRAIN)), key=lambda row: hashes[row])
+        share = max(1, round(VALIDATION_SHARE * len(learnt))) if splits else 0
+        if len(learnt) - share < 1:
+            raise DatasetError(
+                f"the label {label!r} has {len(learnt)} image{'' if len(learnt) == 1 else 's'} to learn from that can "
+                "be read, copies counted once. Add some: it needs one for training and one for validation."
+            )
+        rows[Part.VALIDATION] += learnt[:share]
+        rows[Part.TRAIN] += learnt[share:]
+    return {part: np.array(sorted(some), np.int64) for part, some in rows.items()}

@@ -1,0 +1,165 @@
+"""From a Keras model and labelled images to a published version: engines, temperature, thresholds, figures, card."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from models.calibration import choose_thresholds, fit_temperature
+from models.conversion import Engines, GateImages, gate_crops, make_engines
+from models.dataset import Part
+from models.engines.engine import open_engine
+from models.metrics import measure
+from models.pictures import draw_curves, draw_pictures
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import keras
+
+    from models.child import Progress
+    from models.conversion import EngineChoice
+    from models.dataset import Dataset
+    from models.fitting import Epoch
+    from models.preprocessing import Preprocessing
+    from models.registry import ModelVersion, Registry
+
+# So many training images set the ranges of int8; more change little but the time that it takes.
+_CALIBRATION_IMAGES = 200
+# So many validation images judge int8. Of few, crops are made: with 50 images a single one would be two points.
+_GATE_IMAGES, _GATE_FEW = 2000, 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A Keras model that is to become a version."""
+
+    name: str
+    model: keras.Model  #: takes normalised pixels and ends at logits
+    labels: Sequence[str]
+    preprocessing: Preprocessing
+    description: str  #: Markdown, how it came about
+    metrics: Mapping[str, Any]  #: facts of how it came about, for the card
+    engine: EngineChoice | None  #: None for the fastest that is as good
+    target_precision: float | None  #: what thresholds are chosen for; None for none
+    history: Mapping[str, Sequence[Epoch]] = field(default_factory=dict)  #: of its training, where that was here
+
+
+def publish_draft(registry: Registry, draft: Draft, dataset: Dataset | None, on_progress: Progress) -> ModelVersion:
+    """Convert, calibrate, measure and publish; the figures are those of the validation images.
+
+    Args:
+        registry: where it is published.
+        draft: the model.
+        dataset: with a training and a validation part; None for no int8 file, temperature 1 and no figures.
+        on_progress: told how far it is.
+
+    Raises:
+        ModelError: the engine that was chosen cannot be used, or the registry cannot be written.
+        TransientError: the registry falters.
+    """
+    engines = make_engines(
+        draft.model,
+        draft.preprocessing,
+        None if dataset is None else _gate_images(dataset, draft.preprocessing),
+        choice=draft.engine,
+        on_progress=lambda step, done: on_progress(step, 0.7 * done),
+    )
+    on_progress("measuring", 0.7)
+    measured = _Measured() if dataset is None else _measure(draft, engines, dataset)
+    files = {**measured.files, "model_summary.txt": summary(draft.model).encode()}
+    if draft.history:
+        files["training_curves.png"] = draw_curves(draft.history, draft.name)
+        history = {step: [vars(epoch) for epoch in epochs] for step, epochs in draft.history.items()}
+        files["history.json"] = as_json(history)
+    on_progress("publishing", 0.95)
+    return registry.publish(
+        draft.name,
+        engines=engines.files,
+        engine_file=engines.engine_file,
+        labels=draft.labels,
+        preprocessing=draft.preprocessing,
+        description=draft.description,
+        temperature=measured.temperature,
+        thresholds=measured.thresholds,
+        target_precision=draft.target_precision,
+        metrics={**measured.metrics, **engines.metrics, **draft.metrics},
+        built_with={package: importlib.metadata.version(package) for package in ("tensorflow", "keras", "numpy")},
+        files=files,
+    )
+
+
+def summary(model: keras.Model) -> str:
+    """What Keras says of a model's layers: their output shapes and parameters."""
+    lines: list[str] = []
+    model.summary(line_length=100, print_fn=lambda line, **_: lines.append(line))
+    return "\n".join(lines) + "\n"
+
+
+def as_json(facts: object) -> bytes:
+    """A file's content."""
+    return json.dumps(facts, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """What the validation images say of a model's answers."""
+
+    temperature: float = 1.0
+    thresholds: Mapping[str, float | None] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def _measure(draft: Draft, engines: Engines, dataset: Dataset) -> _Measured:
+    rows, class_indices = dataset.parts[Part.VALIDATION], dataset.class_indices[dataset.parts[Part.VALIDATION]]
+    engine = open_engine(engines.engine_file, engines.files[engines.engine_file], draft.preprocessing)
+    # One at a time: the pixels of all of them may not fit into memory.
+    logits = np.concatenate([engine.predict_logits(dataset.pixels[row : row + 1]) for row in rows])
+    temperature = fit_temperature(logits, class_indices)
+    before = measure(logits, 1.0, class_indices, draft.labels)
+    after = measure(logits, temperature, class_indices, draft.labels)
+    thresholds: Mapping[str, float | None] = {}
+    if draft.target_precision is not None:
+        thresholds = choose_thresholds(logits, temperature, class_indices, draft.labels, draft.target_precision)
+    figures = {
+        "part": str(Part.VALIDATION),
+        "engine_file": engines.engine_file,
+        "temperature": temperature,
+        "loss_before_temperature": before.loss,
+        "expected_calibration_error_before_temperature": before.expected_calibration_error,
+        **after.to_json(),
+    }
+    scalars = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+    pictures = draw_pictures(after, f"{draft.name} on validation")
+    return _Measured(
+        temperature=temperature,
+        thresholds=thresholds,
+        metrics={"validation_images" if name == "images" else name: value for name, value in scalars.items()},
+        files={"metrics.json": as_json(figures), **pictures},
+    )
+
+
+def _gate_images(dataset: Dataset, preprocessing: Preprocessing) -> GateImages:
+    rows = _spread(dataset.parts[Part.VALIDATION], _GATE_IMAGES)
+    pixels, class_indices = dataset.pixels[rows], dataset.class_indices[rows]
+    if len(rows) <= _GATE_FEW:
+        images = zip(map(Image.fromarray, pixels), class_indices.tolist(), strict=True)
+        pixels, class_indices = gate_crops(images, preprocessing)
+    return GateImages(
+        calibration=dataset.pixels[_spread(dataset.parts[Part.TRAIN], _CALIBRATION_IMAGES)],
+        pixels=pixels,
+        class_indices=class_indices,
+    )
+
+
+def _spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """So many of them at most, evenly from the first to the last, so that every label is among them."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
