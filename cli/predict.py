@@ -50,10 +50,13 @@ def predict(
             facts["predictions"] = [
                 {"rank": rank, "label": one.label, "confidence": one.confidence} for rank, one in enumerate(found, 1)
             ]
+            facts["needs_review"] = needs_review = version.needs_review(found[0].label, found[0].confidence)
             if not json:
                 print(printable(facts["image"]))
                 for one in found:
                     print(f"  {one.confidence:7.4f}  {one.label}")
+                if needs_review:
+                    print("           needs review")
         told.append(facts)
     if json:
         print_json(told)

@@ -62,8 +62,13 @@ def train(
         engine=None if engine is None else EngineChoice(engine.value),
         limits=DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
     )
-    with progress(quiet=json) as reporter:
-        trained = train_model(open_registry(settings), training, home=settings.home_path, on_progress=reporter.update)
+    registry = open_registry(settings)
+    try:
+        with progress(quiet=json) as reporter:
+            trained = train_model(registry, training, home=settings.home_path, on_progress=reporter.update)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on after the last epoch that was finished")
+        raise
     _summarise(trained, json=json)
 
 
@@ -86,7 +91,7 @@ def _summarise(trained: "Trained", *, json: bool) -> None:
         say(f"left out: {len(trained.left_out) - _NAMED:,} more images")
     metrics = version.metrics
     rows: list[tuple[str, object]] = [("model", str(version))]
-    rows += [(f"{part} images", images) for part, images in trained.images.items() if images]
+    rows += [(f"{split} images", images) for split, images in trained.images.items() if images]
     rows += [("left out", len(trained.left_out))] if trained.left_out else []
     rows += (
         [("passed over", f"{trained.passed_over} (links, and files that are no images)")] if trained.passed_over else []

@@ -125,6 +125,9 @@ def serve(work: Callable[[dict[str, Any], Progress], Any]) -> None:
         answer = work(request, lambda step, done: report(step=step, done=done))
     except AppError as error:
         report(error=str(error))
+    except OSError as error:  # A full disk, say.
+        place = f": {error.filename}" if error.filename else ""
+        report(error=f"{error.strerror or error}{place}. Mend that, and try again.")
     else:
         report(answer=answer)
 

@@ -1,4 +1,4 @@
-"""Labelled folders → the parts of a dataset, with every image in one part at the most.
+"""Labelled folders → the splits of a dataset, with every image in one of them at the most.
 
 An image is known by its pixels as the model sees them, so that copies of it, and files that differ in their metadata
 alone, count as one.
@@ -23,7 +23,7 @@ from models.suffixes import SUFFIXES
 VALIDATION_SHARE = 0.2
 
 
-class Part(StrEnum):
+class Split(StrEnum):
     """What the images of a dataset are for; an image that is found in several goes to the last of them."""
 
     TRAIN = "train"  # The model learns from them.
@@ -37,7 +37,7 @@ class LabelledFile:
 
     path: Path
     class_index: int
-    part: Part | None  #: None where the dataset leaves that to us
+    split: Split | None  #: None where the dataset leaves that to us
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +56,14 @@ class Dataset:
     paths: tuple[Path, ...]  #: N of them
     class_indices: np.ndarray  #: int64 (N,)
     pixels: np.ndarray  #: uint8 (N, S, S, 3), as the model sees them; may be a file mapped into memory
-    parts: Mapping[Part, np.ndarray]  #: the positions of each part's images, sorted
-    content_hash: str  #: hex sha256 of labels, pixels and parts
+    splits: Mapping[Split, np.ndarray]  #: the positions of each split's images, sorted
+    content_hash: str  #: hex sha256 of labels, pixels and splits
     left_out: tuple[LeftOut, ...]
     passed_over: int  #: links, devices and files of other kinds
 
-    def of(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        """A part's pixels, uint8 (B, S, S, 3), and class indices, (B,)."""
-        return self.pixels[self.parts[part]], self.class_indices[self.parts[part]]
+    def of(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        """A split's pixels, uint8 (B, S, S, 3), and class indices, (B,)."""
+        return self.pixels[self.splits[split]], self.class_indices[self.splits[split]]
 
 
 def read_dataset(
@@ -78,7 +78,7 @@ def read_dataset(
 ) -> Dataset:
     """Read `folder/label/*.jpg`, or `folder/{train,validation,test}/label/*.jpg`; label folders may hold folders.
 
-    Without a validation part, a fifth of each label's training images becomes it, chosen by their content alone: it is
+    Without a validation split, a fifth of each label's training images becomes it, chosen by their content alone: it is
     the same fifth whatever the files are called and whatever the seed is.
 
     Args:
@@ -87,8 +87,8 @@ def read_dataset(
         limits: larger images are left out.
         pixels_file: where the pixels are kept, as they may not fit into memory; replaced when it exists.
         labels: of a model that is there already, in class-index order; None for those of the folder.
-        is_test: nothing is to be chosen by the images, so all are in the part TEST: those of the folder's own test
-            part where it has one, or else all that it holds.
+        is_test: nothing is to be chosen by the images, so all are in the split TEST: those of the folder's own
+            where it has splits, or else all that it holds.
         on_progress: told how far it is.
 
     Raises:
@@ -99,13 +99,13 @@ def read_dataset(
     names = tuple(labels) if labels is not None else tuple(sorted({label for label, _, _ in found}))
     position = {name: index for index, name in enumerate(names)}
     files = [
-        LabelledFile(path=path, class_index=position[label], part=part)
-        for label, part, paths in found
+        LabelledFile(path=path, class_index=position[label], split=split)
+        for label, split, paths in found
         for path in paths
     ]
     pixels_file.unlink(missing_ok=True)
     shape = (len(files), preprocessing.size, preprocessing.size, 3)
-    pixels = np.lib.format.open_memmap(pixels_file, "w+", np.uint8, shape)
+    pixels = map_file(pixels_file, np.uint8, shape)
     chosen, left_out = _choose(_decode(files, pixels, preprocessing, limits, on_progress), files)
     if not chosen:
         raise DatasetError(f"no image in {folder} can be read; the first: {left_out[0].path}: {left_out[0].reason}.")
@@ -115,56 +115,73 @@ def read_dataset(
     for row, index in enumerate(chosen):
         pixels[row] = pixels[index]
     kept_files = [files[index] for index in chosen]
-    parts = (
-        _test_part(kept_files)
+    splits = (
+        _all_test(kept_files)
         if is_test
-        else _parts(kept_files, hashes, {position[label]: label for label, _, _ in found})
+        else _split_up(kept_files, hashes, {position[label]: label for label, _, _ in found})
     )
-    identity = repr((names, hashes, class_indices.tolist(), {part: rows.tolist() for part, rows in parts.items()}))
+    identity = repr((names, hashes, class_indices.tolist(), {split: rows.tolist() for split, rows in splits.items()}))
     return Dataset(
         labels=names,
         paths=tuple(file.path for file in kept_files),
         class_indices=class_indices,
         pixels=pixels[: len(chosen)],
-        parts=parts,
+        splits=splits,
         content_hash=hashlib.sha256(identity.encode()).hexdigest(),
         left_out=tuple(left_out),
         passed_over=passed_over,
     )
 
 
-_Found = list[tuple[str, Part | None, list[Path]]]
+def map_file(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
+    """A new array that lies in a file, as it may not fit into memory.
+
+    Raises:
+        OSError: the disk has no room for it. Noticed later, that would end the process.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+_Found = list[tuple[str, Split | None, list[Path]]]
 
 
 def _find(folder: Path, labels: Sequence[str] | None, *, is_test: bool) -> tuple[_Found, int]:
-    """Each label folder with its part and its files, sorted; and how many entries were passed over."""
-    roots = _part_folders(folder)
-    if is_test and Part.TEST in roots:
-        roots = {Part.TEST: roots[Part.TEST]}
+    """Each label folder with its split and its files, sorted; and how many entries were passed over."""
+    roots = _split_folders(folder)
+    wanted = Split.TEST if is_test else Split.TRAIN
+    if None not in roots and wanted not in roots:
+        raise DatasetError(
+            f"{folder} holds {' and '.join(map(str, roots))} and no {wanted}. "
+            f"Add {folder / wanted}, or name one of those folders as the dataset."
+        )
+    if is_test and None not in roots:
+        roots = {wanted: roots[wanted]}
     found: _Found = []
     passed_over = 0
-    for part, root in roots.items():
+    for split, root in roots.items():
         folders = [Path(entry.path) for entry in _entries(root) if entry.is_dir(follow_symlinks=False)]
         for label_folder in (each for each in folders if not each.name.startswith(".")):
             paths: list[Path] = []
             passed_over += _walk(label_folder, paths)
-            found.append((_label(label_folder), part, sorted(paths)))
+            found.append((_label(label_folder), split, sorted(paths)))
     _check_labels(folder, found, labels)
     return found, passed_over
 
 
-def _part_folders(folder: Path) -> dict[Part | None, Path]:
-    """The folders that hold label folders, by part; the dataset itself where it has no parts."""
+def _split_folders(folder: Path) -> dict[Split | None, Path]:
+    """The folders that hold label folders, by split; the dataset itself where it has no splits."""
     if not folder.is_dir():
         wrong = "is not a folder" if folder.exists() else "does not exist"
         raise DatasetError(f"the dataset {str(folder)!r} {wrong}. Name a folder that holds one folder for each label.")
     names = {entry.name for entry in _entries(folder) if entry.is_dir(follow_symlinks=False)}
-    are_parts = names and names <= set(Part) and all(_has_folders(folder / name) for name in names)
-    if not are_parts:
+    are_splits = names and names <= set(Split) and all(_has_folders(folder / name) for name in names)
+    if not are_splits:
         return {None: folder}
-    if Part.TRAIN not in names and Part.TEST not in names:
-        raise DatasetError(f"{folder} holds only {', '.join(sorted(names))}. Add the part 'train', or 'test'.")
-    return {part: folder / part for part in Part if part in names}
+    return {split: folder / split for split in Split if split in names}
 
 
 def _has_folders(folder: Path) -> bool:
@@ -212,10 +229,10 @@ def _check_labels(folder: Path, found: _Found, known: Sequence[str] | None) -> N
             raise DatasetError(
                 f"the labels {' and '.join(map(repr, sorted(alike)))} in {folder} differ only in case. Make them one."
             )
-    for label, part, paths in found:
+    for label, split, paths in found:
         if not paths:
             raise DatasetError(
-                f"the label {label!r}{f' of {part}' if part else ''} in {folder} has no image. "
+                f"the label {label!r}{f' of {split}' if split else ''} in {folder} has no image. "
                 f"Add some ({', '.join(SUFFIXES)}), or remove the folder."
             )
     labels = sorted({label for label, _, _ in found})
@@ -231,7 +248,7 @@ def _check_labels(folder: Path, found: _Found, known: Sequence[str] | None) -> N
     if len(labels) < 2:
         has = f"only the label {labels[0]!r}" if labels else "no folder of images"
         raise DatasetError(f"{folder} holds {has}. A classifier needs two labels or more: {folder}/LABEL/*.jpg.")
-    trained = {label for label, part, _ in found if part in (None, Part.TRAIN)}
+    trained = {label for label, split, _ in found if split in (None, Split.TRAIN)}
     if without := [label for label in labels if label not in trained]:
         raise DatasetError(
             f"the label {without[0]!r} in {folder} has no training image. Add {folder}/train/{without[0]}."
@@ -274,7 +291,7 @@ def _choose(
 ) -> tuple[dict[int, str], list[LeftOut]]:
     """The position of each image that takes part → its hash, in order; and the files that do not.
 
-    Of copies the one in the part that comes last is kept, as nothing may be learnt from what is to be a test. An image
+    Of copies the one in the split that comes last is kept, as nothing may be learnt from what is to be a test. An image
     that stands under two labels teaches nothing, and none of its copies is kept.
     """
     left_out: list[LeftOut] = []
@@ -285,9 +302,9 @@ def _choose(
         else:
             copies[outcome].append(index)
     chosen: dict[int, str] = {}
-    order = [None, *Part]
+    order = [None, *Split]
     for content, indices in copies.items():
-        kept = max(indices, key=lambda index: (order.index(files[index].part), -index))
+        kept = max(indices, key=lambda index: (order.index(files[index].split), -index))
         contradicts = len({files[index].class_index for index in indices}) > 1
         if not contradicts:
             chosen[kept] = content
@@ -302,25 +319,29 @@ def _choose(
     return dict(sorted(chosen.items())), sorted(left_out, key=lambda each: each.path)
 
 
-def _test_part(files: Sequence[LabelledFile]) -> dict[Part, np.ndarray]:
-    return {Part.TEST: np.arange(len(files))}
+def _all_test(files: Sequence[LabelledFile]) -> dict[Split, np.ndarray]:
+    return {Split.TEST: np.arange(len(files))}
 
 
-def _parts(files: Sequence[LabelledFile], hashes: Sequence[str], labels: Mapping[int, str]) -> dict[Part, np.ndarray]:
-    rows: dict[Part, list[int]] = {part: [] for part in Part}
-    splits = not any(file.part is Part.VALIDATION for file in files)
+def _split_up(
+    files: Sequence[LabelledFile], hashes: Sequence[str], labels: Mapping[int, str]
+) -> dict[Split, np.ndarray]:
+    rows: dict[Split, list[int]] = {split: [] for split in Split}
+    has_validation = any(file.split is Split.VALIDATION for file in files)
     for class_index, label in labels.items():
         of_label = [row for row, file in enumerate(files) if file.class_index == class_index]
-        for part in (Part.VALIDATION, Part.TEST):
-            rows[part] += [row for row in of_label if files[row].part is part]
+        for split in (Split.VALIDATION, Split.TEST):
+            rows[split] += [row for row in of_label if files[row].split is split]
         # By content, so that another order of the files, or another name, changes nothing.
-        learnt = sorted((row for row in of_label if files[row].part in (None, Part.TRAIN)), key=lambda row: hashes[row])
-        share = max(1, round(VALIDATION_SHARE * len(learnt))) if splits else 0
+        learnt = sorted(
+            (row for row in of_label if files[row].split in (None, Split.TRAIN)), key=lambda row: hashes[row]
+        )
+        share = max(1, round(VALIDATION_SHARE * len(learnt))) if not has_validation else 0
         if len(learnt) - share < 1:
             raise DatasetError(
                 f"the label {label!r} has {len(learnt)} image{'' if len(learnt) == 1 else 's'} to learn from that can "
                 "be read, copies counted once. Add some: it needs one for training and one for validation."
             )
-        rows[Part.VALIDATION] += learnt[:share]
-        rows[Part.TRAIN] += learnt[share:]
-    return {part: np.array(sorted(some), np.int64) for part, some in rows.items()}
+        rows[Split.VALIDATION] += learnt[:share]
+        rows[Split.TRAIN] += learnt[share:]
+    return {split: np.array(sorted(some), np.int64) for split, some in rows.items()}

@@ -16,7 +16,7 @@ import numpy as np
 
 from base.errors import ModelError
 from models.child import run_in_child, serve, share
-from models.dataset import Dataset, Part, read_dataset
+from models.dataset import Dataset, Split, read_dataset
 from models.decoding import DecodingLimits
 from models.metrics import Metrics, measure
 from models.packages import check_packages
@@ -45,7 +45,7 @@ def evaluate(
     Args:
         registry: where the version is.
         version: what to evaluate.
-        dataset: path of a folder that holds a folder for each label; of its part `test`, where it has parts.
+        dataset: path of a folder that holds a folder for each label; of its split `test`, where it has splits.
         limits: larger images are left out.
         output: the folder for metrics.json and the pictures; it is made, and files of those names are replaced.
         on_progress: told how far it is.
@@ -110,7 +110,7 @@ def _answer(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
         "content_hash": version.content_hash,
         "dataset": str(Path(request["dataset"]).absolute()),
         "dataset_sha256": dataset.content_hash,
-        "part": str(Part.TEST),
+        "split": str(Split.TEST),
         "left_out": [{"image": str(each.path), "reason": each.reason} for each in dataset.left_out],
         "passed_over": dataset.passed_over,
         "engine_file": version.engine_file,

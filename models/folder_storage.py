@@ -116,6 +116,10 @@ class FileLock:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give it back, or up."""
         self._file.close()
 
     def fileno(self) -> int:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from base.errors import ModelError
 from models.child import run_in_child, serve, share
 from models.conversion import EngineChoice
-from models.dataset import Part, read_dataset
+from models.dataset import Split, read_dataset
 from models.decoding import DecodingLimits
 from models.keras_file import end_at_logits, load_keras, weights_hash
 from models.packages import check_packages
 from models.preprocessing import Preprocessing
+from models.pretrained import check_own_name
 from models.publishing import Draft, publish_draft
-from models.registry import ModelVersion, Registry, check_name, registry_at
+from models.registry import ModelVersion, Registry, registry_at
 
 if TYPE_CHECKING:
     import keras
@@ -57,7 +58,7 @@ def import_keras(registry: Registry, given: Import, *, home: Path, on_progress: 
     Raises:
         ModelError: the file holds code, or is no classifier of that many labels and that size; a package is missing.
     """
-    check_name(given.name)
+    check_own_name(given.name)
     check_packages("importing a model")
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,7 @@ def _answer(request: dict[str, Any], on_progress: Progress) -> str:
         )
     told = "None were given, so its confidences are as they come: temperature 1, no thresholds, no int8."
     if dataset is not None:
-        told = f"The figures below are of {len(dataset.parts[Part.VALIDATION]):,} of them."
+        told = f"The figures below are of {len(dataset.splits[Split.VALIDATION]):,} of them."
     draft = Draft(
         name=given.name,
         model=model,

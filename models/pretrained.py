@@ -21,7 +21,7 @@ from models.child import run_in_child, serve, share
 from models.folder_storage import FileLock
 from models.packages import TRAIN_PACKAGES, check_packages
 from models.preprocessing import Preprocessing, fit
-from models.registry import ModelVersion, Registry, registry_at
+from models.registry import ModelVersion, Registry, check_name, registry_at
 from models.torch_weights import read_torch_weights
 
 if TYPE_CHECKING:
@@ -75,6 +75,17 @@ def ensure_pretrained(registry: Registry, on_progress: Progress) -> ModelVersion
             return found[-1]
         _build_in_child(registry, lock, on_progress)
     return registry.find(DEFAULT_MODEL)
+
+
+def check_own_name(name: str) -> None:
+    """Refuse a name that people's own models cannot have.
+
+    Raises:
+        ModelError: it is not valid, or that of the pretrained model, whose next version would be what `run` takes.
+    """
+    check_name(name)
+    if name == DEFAULT_MODEL:
+        raise ModelError(f"{name!r} is the name of the pretrained model. Take another --name.")
 
 
 def check_can_build(registry: Registry) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from models.calibration import choose_thresholds, fit_temperature
 from models.conversion import Engines, GateImages, gate_crops, make_engines
-from models.dataset import Part
+from models.dataset import Split
 from models.engines.engine import open_engine
 from models.metrics import measure
 from models.pictures import draw_curves, draw_pictures
@@ -56,7 +56,7 @@ def publish_draft(registry: Registry, draft: Draft, dataset: Dataset | None, on_
     Args:
         registry: where it is published.
         draft: the model.
-        dataset: with a training and a validation part; None for no int8 file, temperature 1 and no figures.
+        dataset: with a training and a validation split; None for no int8 file, temperature 1 and no figures.
         on_progress: told how far it is.
 
     Raises:
@@ -117,7 +117,7 @@ class _Measured:
 
 
 def _measure(draft: Draft, engines: Engines, dataset: Dataset) -> _Measured:
-    rows, class_indices = dataset.parts[Part.VALIDATION], dataset.class_indices[dataset.parts[Part.VALIDATION]]
+    rows, class_indices = dataset.splits[Split.VALIDATION], dataset.class_indices[dataset.splits[Split.VALIDATION]]
     engine = open_engine(engines.engine_file, engines.files[engines.engine_file], draft.preprocessing)
     # One at a time: the pixels of all of them may not fit into memory.
     logits = np.concatenate([engine.predict_logits(dataset.pixels[row : row + 1]) for row in rows])
@@ -128,7 +128,7 @@ def _measure(draft: Draft, engines: Engines, dataset: Dataset) -> _Measured:
     if draft.target_precision is not None:
         thresholds = choose_thresholds(logits, temperature, class_indices, draft.labels, draft.target_precision)
     figures = {
-        "part": str(Part.VALIDATION),
+        "split": str(Split.VALIDATION),
         "engine_file": engines.engine_file,
         "temperature": temperature,
         "loss_before_temperature": before.loss,
@@ -146,13 +146,13 @@ def _measure(draft: Draft, engines: Engines, dataset: Dataset) -> _Measured:
 
 
 def _gate_images(dataset: Dataset, preprocessing: Preprocessing) -> GateImages:
-    rows = _spread(dataset.parts[Part.VALIDATION], _GATE_IMAGES)
+    rows = _spread(dataset.splits[Split.VALIDATION], _GATE_IMAGES)
     pixels, class_indices = dataset.pixels[rows], dataset.class_indices[rows]
     if len(rows) <= _GATE_FEW:
         images = zip(map(Image.fromarray, pixels), class_indices.tolist(), strict=True)
         pixels, class_indices = gate_crops(images, preprocessing)
     return GateImages(
-        calibration=dataset.pixels[_spread(dataset.parts[Part.TRAIN], _CALIBRATION_IMAGES)],
+        calibration=dataset.pixels[_spread(dataset.splits[Split.TRAIN], _CALIBRATION_IMAGES)],
         pixels=pixels,
         class_indices=class_indices,
     )

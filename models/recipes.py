@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from models.augmentation import augment, generator
-from models.dataset import Dataset, Part
+from models.dataset import Dataset, Split
 from models.fitting import Fitted, compile_model, fit, in_order, label_weights, one_hot, shuffled
 from models.preprocessing import Preprocessing
 from models.transfer import TRANSFER_PREPROCESSING, fit_efficientnet_lite0
@@ -30,10 +30,10 @@ class Fit(Protocol):
     def __call__(
         self, dataset: Dataset, *, seed: int, epochs: int | None, folder: Path, on_progress: Progress
     ) -> Fitted:
-        """Train on the dataset's training part, and choose by its validation part.
+        """Train on the dataset's training split, and choose by its validation split.
 
         Args:
-            dataset: with both parts.
+            dataset: with both splits.
             seed: the same one gives the same weights, on the same kind of machine.
             epochs: at most; None for the architecture's own number.
             folder: what is kept there is gone on with when the same training is begun again.
@@ -58,7 +58,7 @@ def fit_small_cnn(dataset: Dataset, *, seed: int, epochs: int | None, folder: Pa
     from models.architectures import build_small_cnn
 
     num_labels, most = len(dataset.labels), epochs or _SMALL_CNN_EPOCHS
-    rows, checked = dataset.parts[Part.TRAIN], dataset.parts[Part.VALIDATION]
+    rows, checked = dataset.splits[Split.TRAIN], dataset.splits[Split.VALIDATION]
     targets = one_hot(dataset.class_indices, num_labels)
     weights = label_weights(dataset.class_indices[rows], num_labels)
 

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 from base.errors import ModelError
 from models.child import run_in_child, serve, share
 from models.conversion import EngineChoice
-from models.dataset import Dataset, Part, read_dataset
+from models.dataset import Dataset, Split, read_dataset
 from models.decoding import DecodingLimits
 from models.fitting import epochs_done
 from models.folder_storage import FileLock
 from models.keras_file import end_at_logits, weights_hash
 from models.packages import check_packages
+from models.pretrained import check_own_name
 from models.publishing import Draft, publish_draft, summary
 from models.recipes import RECIPES
-from models.registry import ModelVersion, Registry, check_name, registry_at
+from models.registry import ModelVersion, Registry, registry_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +55,7 @@ class Trained:
     """What came of it."""
 
     version: ModelVersion
-    images: Mapping[str, int]  #: part → images
+    images: Mapping[str, int]  #: split → images
     left_out: tuple[tuple[str, str], ...]  #: (path, reason) of files that took no part
     passed_over: int  #: links, devices and files of other kinds
     epochs_before: int  #: done by a training that was stopped, and gone on with
@@ -73,7 +74,7 @@ def train(registry: Registry, training: Training, *, home: Path, on_progress: Pr
         ModelError: nothing can be learnt from the dataset, a package is missing, the name is not valid or is being
             trained by another command, or the registry cannot be written.
     """
-    check_name(training.name)
+    check_own_name(training.name)
     check_packages("training a model")
     folder = home / "training" / training.name
     try:
@@ -84,6 +85,7 @@ def train(registry: Registry, training: Training, *, home: Path, on_progress: Pr
             f"cannot write {folder}: {error.strerror}. Mend that, or name another home with TAGMILL_HOME."
         ) from error
     if not lock.is_free():
+        lock.close()
         raise ModelError(f"another command trains {training.name!r} in {home}. Wait for it, or take another --name.")
     with lock:
         request = asdict(training) | {
@@ -132,7 +134,7 @@ def _answer(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
     version = publish_draft(registry, draft, dataset, share(on_progress, 0.7, 1.0))
     return {
         "version": str(version),
-        "images": {str(part): len(rows) for part, rows in dataset.parts.items()},
+        "images": {str(split): len(rows) for split, rows in dataset.splits.items()},
         "left_out": [(str(each.path), each.reason) for each in dataset.left_out],
         "passed_over": dataset.passed_over,
         "epochs_before": epochs_before,
@@ -173,8 +175,8 @@ def _draft(training: Training, dataset: Dataset, fitted: Fitted) -> Draft:
     model = end_at_logits(fitted.model)
     layers = summary(fitted.model)
     told = [
-        f"{training.architecture}, trained on {len(dataset.parts[Part.TRAIN]):,} images of {len(dataset.labels)} "
-        f"labels and chosen by {len(dataset.parts[Part.VALIDATION]):,} others, which the figures below are of. "
+        f"{training.architecture}, trained on {len(dataset.splits[Split.TRAIN]):,} images of {len(dataset.labels)} "
+        f"labels and chosen by {len(dataset.splits[Split.VALIDATION]):,} others, which the figures below are of. "
         f"Seed {training.seed}, {sum(map(len, fitted.history.values()))} epochs. {' '.join(fitted.notes)}".strip()
     ]
     if layers.count("\n") <= _LINES_ON_CARD:
@@ -188,7 +190,7 @@ def _draft(training: Training, dataset: Dataset, fitted: Fitted) -> Draft:
         metrics={
             "architecture": training.architecture,
             "seed": training.seed,
-            "training_images": len(dataset.parts[Part.TRAIN]),
+            "training_images": len(dataset.splits[Split.TRAIN]),
             "images_left_out": len(dataset.left_out),
             "dataset_sha256": dataset.content_hash,
             "weights_sha256": weights_hash(model),

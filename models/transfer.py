@@ -9,7 +9,7 @@ import numpy as np
 
 from models.augmentation import augment, generator
 from models.child import share
-from models.dataset import Dataset, Part
+from models.dataset import Dataset, Split, map_file
 from models.fitting import (
     BATCH,
     Epoch,
@@ -108,14 +108,12 @@ class _Views:
 
 
 def _compute_views(dataset: Dataset, pretrained: keras.Model, seed: int, folder: Path, on_progress: Progress) -> _Views:
-    rows, checked = dataset.parts[Part.TRAIN], dataset.parts[Part.VALIDATION]
+    rows, checked = dataset.splits[Split.TRAIN], dataset.splits[Split.VALIDATION]
     count = 1 + min(max(_VIEWS_IN_ALL // len(rows), 1), _MOST_VIEWS)
     shape = pretrained.get_layer(_TRUNK_END).output.shape[1:]
     (features,) = pretrained.get_layer(_FEATURES).output.shape[1:]
-    trunk = np.lib.format.open_memmap(folder / "trunk.npy", "w+", np.float16, (count, len(rows), *shape))
-    validation_trunk = np.lib.format.open_memmap(
-        folder / "validation_trunk.npy", "w+", np.float16, (len(checked), *shape)
-    )
+    trunk = map_file(folder / "trunk.npy", np.float16, (count, len(rows), *shape))
+    validation_trunk = map_file(folder / "validation_trunk.npy", np.float16, (len(checked), *shape))
     pooled = np.empty((count, len(rows), features), np.float32)
     validation_pooled = np.empty((len(checked), features), np.float32)
     frozen = _frozen(pretrained)

@@ -30,6 +30,25 @@ def kill(pid: int, signal_number: int) -> None:
     wait_until(lambda: not is_running(pid))
 
 
+def run_python(code: str, *words: object) -> str:
+    """Run Python code in a process of its own, from an unrelated folder; it must end well.
+
+    Returns:
+        What it printed.
+    """
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *map(str, words)],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        cwd="/",
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def run_together(code: str, *words: str, processes: int = 3) -> list[str]:
     """Run Python code in several processes that all begin at `sys.stdin.read(1)`; each must end well.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from base.errors import DatasetError
-from models.dataset import Part, read_dataset
+from models.dataset import Split, read_dataset
 from models.decoding import DecodingLimits, decode
 from models.preprocessing import Preprocessing
 from tests.samples import encode, make_dataset, make_jpeg, make_noise, make_tinted
@@ -30,15 +30,15 @@ def read(tmp_path):
     return read
 
 
-def names(dataset, part):
-    return {f"{dataset.paths[row].parent.name}/{dataset.paths[row].name}" for row in dataset.parts[part]}
+def names(dataset, split):
+    return {f"{dataset.paths[row].parent.name}/{dataset.paths[row].name}" for row in dataset.splits[split]}
 
 
 def test_every_image_is_in_one_part_with_its_label_and_pixels(read, tmp_path):
     dataset = read(make_dataset(tmp_path / "data", 10))
 
     assert dataset.labels == ("blue", "green", "red")
-    train, validation = dataset.parts[Part.TRAIN], dataset.parts[Part.VALIDATION]
+    train, validation = dataset.splits[Split.TRAIN], dataset.splits[Split.VALIDATION]
     assert sorted([*train, *validation]) == list(range(30))
     assert np.bincount(dataset.class_indices[validation]).tolist() == [2, 2, 2]
     for path, class_index, pixels in zip(dataset.paths, dataset.class_indices, dataset.pixels, strict=True):
@@ -64,13 +64,13 @@ def test_same_image_is_never_in_two_parts(read, tmp_path):
 
 def test_split_depends_on_nothing_but_content(read, tmp_path):
     first = read(make_dataset(tmp_path / "data", 10))
-    validation = {first.pixels[row].tobytes() for row in first.parts[Part.VALIDATION]}
+    validation = {first.pixels[row].tobytes() for row in first.splits[Split.VALIDATION]}
     for index, path in enumerate(sorted((tmp_path / "data" / "red").iterdir())):
         path.rename(path.with_name(f"z{99 - index}.png"))
 
     again = read(tmp_path / "data")
 
-    assert {again.pixels[row].tobytes() for row in again.parts[Part.VALIDATION]} == validation
+    assert {again.pixels[row].tobytes() for row in again.splits[Split.VALIDATION]} == validation
 
 
 def test_named_parts_are_kept_and_a_leak_is_closed(read, tmp_path):
@@ -81,10 +81,10 @@ def test_named_parts_are_kept_and_a_leak_is_closed(read, tmp_path):
 
     dataset = read(tmp_path / "data")
 
-    assert {part: len(rows) for part, rows in dataset.parts.items()} == {
-        Part.TRAIN: 12,
-        Part.VALIDATION: 6,
-        Part.TEST: 6,
+    assert {split: len(rows) for split, rows in dataset.splits.items()} == {
+        Split.TRAIN: 12,
+        Split.VALIDATION: 6,
+        Split.TEST: 6,
     }
     (leak,) = dataset.left_out
     assert leak.path.name == "leak.png" and "test/red/000.png" in leak.reason
@@ -225,7 +225,7 @@ def test_evaluation_takes_the_labels_of_the_model(read, tmp_path):
 
     assert dataset.labels == ("blue", "green", "red", "white")
     assert sorted(dataset.class_indices) == [0, 0, 0, 2, 2, 2]
-    assert list(dataset.parts) == [Part.TEST] and len(dataset.parts[Part.TEST]) == 6
+    assert list(dataset.splits) == [Split.TEST] and len(dataset.splits[Split.TEST]) == 6
 
 
 def test_evaluation_takes_the_test_part(read, tmp_path):
@@ -235,6 +235,15 @@ def test_evaluation_takes_the_test_part(read, tmp_path):
     dataset = read(tmp_path / "data", labels=("blue", "green", "red"), is_test=True)
 
     assert all(path.parts[-3] == "test" for path in dataset.paths) and len(dataset.paths) == 6
+
+
+@pytest.mark.parametrize(("split", "is_test", "missing"), [("test", False, "train"), ("train", True, "test")])
+def test_dataset_without_the_split_that_is_needed_is_refused(read, tmp_path, split, is_test, missing):
+    make_dataset(tmp_path / "data" / split, 3)
+    labels = ("blue", "green", "red") if is_test else None
+
+    with pytest.raises(DatasetError, match=f"holds {split} and no {missing}. Add .*/data/{missing}, or name one"):
+        read(tmp_path / "data", labels=labels, is_test=is_test)
 
 
 def test_label_that_the_model_does_not_know_is_refused(read, tmp_path):
