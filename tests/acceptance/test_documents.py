@@ -27,7 +27,7 @@ from tests.acceptance.conftest import PATIENCE_SECONDS
 from tests.compose import read_services
 from tests.documents import DOCUMENTS, ROOT, Block, blocks, inline_code, tables
 from tests.processes import wait_until
-from tests.samples import make_jpeg
+from tests.samples import make_dataset, make_jpeg
 from tests.servers import Valkey, valkey_server
 
 README, OPERATIONS = ROOT / "README.md", ROOT / "docs" / "operations.md"
@@ -63,6 +63,7 @@ NOT_RUN = {
     "/opt/tagmill/bin/pip install --no-deps .": "the same, and it installs over the network for a minute",
     "python3 -m venv ~/tagmill": "the same",
     "~/tagmill/bin/pip install '.[train]'": "it installs 2.5 GB over the network; test_wheel looks at what it installs",
+    "pip install 'tagmill[train]'": "`make install` installs the same from the lock",
     "pip install 'tagmill[parquet]'": "tests/unit/cli/test_parquet.py sees it told",
     "docker inspect": "what docs/decisions.md says that others may do",
     ".ci/run": "it runs these tests",
@@ -161,8 +162,14 @@ def sandbox(
         valkey_server(tmp_path_factory.mktemp("valkey")) as broker,
         documented_roles(postgres) as (database, reader),
     ):
-        box = Sandbox(folder, pretrained_registry.root, broker, database, reader)
+        # A copy: what the documents train and import is nobody else's.
+        shutil.copytree(pretrained_registry.workspace, folder / "models")
+        box = Sandbox(folder, folder / "models", broker, database, reader)
         box.run("tagmill run ~/Pictures")
+        make_dataset(folder / "furniture", 6)
+        box.run("tagmill train ./furniture --name furniture --architecture small_cnn --epochs 1")
+        for name in ("model.keras", "labels.txt"):
+            shutil.copy(folder / "models" / "furniture" / "1" / name, folder)
         _add_unfinished_run(folder / "tagmill-data" / "tagmill.db")
         yield box
 
@@ -345,7 +352,7 @@ def test_readme_names_every_option_of_tagmill_itself() -> None:
 @pytest.mark.parametrize("row", _readme_rows(), ids=lambda row: row[0])
 def test_readme_table_names_every_choice(row: list[str]) -> None:
     """Written as `--format table|csv`."""
-    written = dict(re.findall(r"(--[a-z-]+) ([a-z]+(?:\|[a-z]+)+)", " ".join(row)))
+    written = dict(re.findall(r"(--[a-z-]+) (\w+(?:\|\w+)+)", " ".join(row)))
     (name, *_) = filter(None, (find_command(code.split()[1:]) for code in inline_code(row[0])))
     kinds = {parameter.opts[0]: parameter.type_descriptor.annotation for parameter in commands()[name].params}
     choices = {option: "|".join(kind) for option, kind in kinds.items() if isinstance(kind, EnumType)}
