@@ -34,7 +34,7 @@ def run_python(code: str, *words: object) -> str:
     """Run Python code in a process of its own, from an unrelated folder; it must end well.
 
     Returns:
-        What it printed.
+        What it wrote to stdout and stderr.
     """
     root = Path(__file__).parents[1]
     done = subprocess.run(
@@ -46,7 +46,7 @@ def run_python(code: str, *words: object) -> str:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def run_together(code: str, *words: str, processes: int = 3) -> list[str]:

@@ -26,6 +26,24 @@ for file in version.files:
 """
 
 
+# That of every engine, as test_pretrained.py asks it of the others.
+CONTRACT = """
+import sys
+from pathlib import Path
+import numpy as np
+from models.registry import Registry, load_engine
+version = Registry(Path(sys.argv[1])).find(sys.argv[2])
+engine = load_engine(version, "model.keras")
+size = version.preprocessing.size
+pixels = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), np.uint8)
+together = engine.predict_logits(pixels)
+assert together.dtype == np.float32 and together.shape == (5, 3)
+assert engine.predict_logits(pixels[:0]).shape == (0, 3)
+assert np.array_equal(engine.predict_logits(pixels[::-1])[::-1], together)
+assert all(np.array_equal(engine.predict_logits(pixels[i : i + 1])[0], together[i]) for i in range(5))
+"""
+
+
 class Stop(Exception):
     """Ends a training as a kill does: its process is killed at once."""
 
@@ -109,6 +127,12 @@ def test_three_engines_say_the_same(trained, tmp_path):
     assert np.abs(logits["float32.tflite.logits"] - logits["model.keras.logits"]).max() < 1e-4
     for given in logits.values():
         assert (given.argmax(axis=1) == logits["model.keras.logits"].argmax(axis=1)).mean() >= 0.97
+
+
+def test_tensorflow_engine_keeps_the_contract_and_says_nothing(small):
+    workshop, made = small
+
+    assert run_python(CONTRACT, workshop.registry.address, made.version) == ""
 
 
 def test_same_seed_gives_the_same_weights_and_another_gives_others(small):
