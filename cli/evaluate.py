@@ -7,12 +7,10 @@ import typer
 
 from base.settings import load_settings
 from cli.options import Dataset, Json
-from cli.output import RowFormat, facts_table, print_json, print_rows, printable, progress, say
+from cli.output import RowFormat, facts_table, print_json, print_rows, progress, say, tell_left_out
 
 # So many labels are printed, those with the lowest F1; metrics.json has all.
 _LABELS_SHOWN = 20
-# So many files that took no part are named; metrics.json names all.
-_NAMED = 20
 
 
 def evaluate(
@@ -56,16 +54,14 @@ def evaluate(
     if json:
         print_json(figures)
         return
-    _tell_left_out(figures["left_out"])
+    tell_left_out([(each["image"], each["reason"]) for each in figures["left_out"]])
     _print(figures)
+    if figures["learnt"]:
+        say(
+            f"{figures['learnt']:,} of these images decided {version}, as training or validation images: the figures "
+            "flatter. Evaluate it on others."
+        )
     say(f"figures and pictures: {folder} ({FIGURES_FILE} and PNG files)")
-
-
-def _tell_left_out(left_out: list[dict[str, str]]) -> None:
-    for each in left_out[:_NAMED]:
-        say(f"left out: {printable(each['image'])}: {printable(each['reason'])}")
-    if len(left_out) > _NAMED:
-        say(f"left out: {len(left_out) - _NAMED:,} more images")
 
 
 def _print(figures: dict[str, Any]) -> None:

@@ -41,9 +41,8 @@ def import_model(
 
     Example: tagmill models import model.keras --labels labels.txt --name mine --mean 0 --scale 255
     """
-    from models.conversion import EngineChoice
     from models.decoding import DecodingLimits
-    from models.import_keras import Import, import_keras, read_labels
+    from models.import_keras import Import, import_keras, read_labels_file
     from models.registry import open_registry
 
     if mean is None or scale is None:
@@ -58,14 +57,14 @@ def import_model(
     given = Import(
         name=name,
         file=file,
-        labels=read_labels(Path(labels)),
+        labels=read_labels_file(Path(labels)),
         size=size,
         mean=mean,
         scale=scale,
         crop=crop,
         dataset=dataset,
         target_precision=target_precision,
-        engine=None if engine is None else EngineChoice(engine.value),
+        engine=engine,
         limits=DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
     )
     with progress(quiet=json) as reporter:

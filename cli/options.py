@@ -1,18 +1,10 @@
 """Arguments and options that several commands take."""
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-
-class EngineName(StrEnum):
-    """What runs a model version."""
-
-    INT8 = "int8"  # LiteRT, 8 bits.
-    FLOAT32 = "float32"  # LiteRT.
-    TENSORFLOW = "tensorflow"  # Slower on CPUs; the one for GPUs.
-
+from models.engines.choice import EngineChoice
 
 RunNumber = Annotated[
     int | None, typer.Argument(min=1, max=2**63 - 1, help="Number of a run; the latest unless given.", metavar="RUN")
@@ -41,8 +33,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Dataset = Annotated[str, typer.Argument(help="A folder that holds one folder of images for each label.")]
 TargetPrecision = Annotated[
     float | None,
-    typer.Option(min=0.0, max=1.0, help="Answers of a label that are less often right than this need review."),
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Answers below the confidence from which those of their label are right this often need review.",
+    ),
 ]
 Engine = Annotated[
-    EngineName | None, typer.Option(help="What runs the version; the fastest that is as good unless given.")
+    EngineChoice | None, typer.Option(help="What runs the version; the fastest that is as good unless given.")
 ]

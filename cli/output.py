@@ -24,6 +24,7 @@ PASSED_OVER = "links, devices and folders that cannot be read"
 
 _LINE_SECONDS = 5.0
 _ROWS_MEASURED = 1000
+_LEFT_OUT_NAMED = 20
 # What makes a spreadsheet take a cell for a formula. Source: OWASP, "CSV Injection", with the full-width signs that
 # spreadsheets take for the others where people write Chinese, Japanese or Korean.
 _FORMULA_BEGINNINGS = frozenset(
@@ -47,6 +48,14 @@ class RowFormat(StrEnum):
 def say(text: str) -> None:
     """Tell the person at the terminal, or the log of whoever called us."""
     print(text, file=sys.stderr, flush=True)
+
+
+def tell_left_out(images: Sequence[tuple[str, str]]) -> None:
+    """Name the images of a dataset that took no part, (path, reason) each; of very many the first."""
+    for path, reason in images[:_LEFT_OUT_NAMED]:
+        say(f"left out: {printable(path)}: {printable(reason)}")
+    if len(images) > _LEFT_OUT_NAMED:
+        say(f"left out: {len(images) - _LEFT_OUT_NAMED:,} more images")
 
 
 def print_json(facts: object) -> None:

@@ -7,13 +7,10 @@ import typer
 
 from base.settings import load_settings
 from cli.options import Dataset, Engine, Json, TargetPrecision
-from cli.output import facts_table, print_json, printable, progress, say
+from cli.output import facts_table, print_json, progress, say, tell_left_out
 
 if TYPE_CHECKING:
     from models.train import Trained
-
-# So many files that took no part are named; all are counted.
-_NAMED = 20
 
 
 class Architecture(StrEnum):
@@ -30,7 +27,12 @@ def train(
         Architecture, typer.Option(help="What to train; the first learns far more from few images.")
     ] = Architecture.EFFICIENTNET_LITE0,
     epochs: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="Epochs at most; as many as suit the architecture.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=10_000,
+            help="Epochs at most, of efficientnet_lite0 those after its head; unless given, as suits it.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The same seed gives the same weights.")] = 0,
     target_precision: TargetPrecision = None,
@@ -45,7 +47,6 @@ def train(
 
     Example: tagmill train ./furniture --name furniture --architecture small_cnn --target-precision 0.95
     """
-    from models.conversion import EngineChoice
     from models.decoding import DecodingLimits
     from models.registry import open_registry
     from models.train import Training
@@ -59,7 +60,7 @@ def train(
         epochs=epochs,
         seed=seed,
         target_precision=target_precision,
-        engine=None if engine is None else EngineChoice(engine.value),
+        engine=engine,
         limits=DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
     )
     registry = open_registry(settings)
@@ -85,10 +86,7 @@ def _summarise(trained: "Trained", *, json: bool) -> None:
         return
     if trained.epochs_before:
         say(f"went on after {trained.epochs_before} epochs of a training that was stopped")
-    for path, reason in trained.left_out[:_NAMED]:
-        say(f"left out: {printable(path)}: {printable(reason)}")
-    if len(trained.left_out) > _NAMED:
-        say(f"left out: {len(trained.left_out) - _NAMED:,} more images")
+    tell_left_out(trained.left_out)
     metrics = version.metrics
     rows: list[tuple[str, object]] = [("model", str(version))]
     rows += [(f"{split} images", images) for split, images in trained.images.items() if images]

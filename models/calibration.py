@@ -28,7 +28,7 @@ def fit_temperature(logits: np.ndarray, class_indices: np.ndarray) -> float:
         class_indices: (B,), what they show.
 
     Returns:
-        The temperature, 0.05 to 20; 1 where no other has a lower loss on these images.
+        The temperature, 0.05 to 20; 1 where the one that was found has no lower loss on these images.
     """
     count, num_labels = logits.shape
     missed = 1 / (count + 2)

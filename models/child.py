@@ -15,10 +15,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from base.errors import AppError, ModelError
+from base.errors import AppError, DatasetError, ModelError, TransientError
 
 #: Told what is being done, and the share of the work that lies behind it, 0 to 1.
 Progress = Callable[[str, float], None]
+
+# What the work may raise, by name.
+_ERRORS: dict[str, type[AppError]] = {each.__name__: each for each in (DatasetError, ModelError, TransientError)}
 
 ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -50,7 +53,8 @@ def run_in_child(
         What the work returned, as JSON types.
 
     Raises:
-        ModelError: the work says what has to be mended, or the process ended without an answer.
+        DatasetError, ModelError, TransientError: as the work raised it.
+        ModelError: the process ended without an answer.
     """
     # -P: a folder named `models` where the user happens to be is not ours.
     command = [sys.executable, "-P", "-m", module]
@@ -78,7 +82,7 @@ def run_in_child(
                 if "step" in report:
                     on_progress(report["step"], report["done"])
                 elif "error" in report:
-                    raise ModelError(report["error"])
+                    raise _ERRORS.get(report["kind"], ModelError)(report["error"])
                 else:
                     return report["answer"]
             code = child.wait()
@@ -124,10 +128,10 @@ def serve(work: Callable[[dict[str, Any], Progress], Any]) -> None:
     try:
         answer = work(request, lambda step, done: report(step=step, done=done))
     except AppError as error:
-        report(error=str(error))
+        report(error=str(error), kind=type(error).__name__)
     except OSError as error:  # A full disk, say.
         place = f": {error.filename}" if error.filename else ""
-        report(error=f"{error.strerror or error}{place}. Mend that, and try again.")
+        report(error=f"{error.strerror or error}{place}. Mend that, and try again.", kind="ModelError")
     else:
         report(answer=answer)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from base.errors import ModelError
+from models.engines.choice import ENGINE_FILES, EngineChoice
 from models.engines.litert import LitertEngine
 from models.preprocessing import Preprocessing, fit
 
@@ -24,22 +24,6 @@ GATE_MAX_ACCURACY_LOSS = 0.005
 GATE_MIN_AGREEMENT = 0.97
 FLOAT32_MAX_DIFFERENCE = 1e-3  # Of the largest logit; the order of the sums makes some 1e-5 of it.
 GATE_CROPS = (1.0, 0.875, 0.75)
-
-
-class EngineChoice(StrEnum):
-    """What runs a model version."""
-
-    INT8 = "int8"  # LiteRT with weights and activations of 8 bits; only where it passes the gate.
-    FLOAT32 = "float32"  # LiteRT.
-    TENSORFLOW = "tensorflow"  # Any Keras model, and GPUs.
-
-
-#: The engine file that each choice loads.
-ENGINE_FILES = {
-    EngineChoice.INT8: "int8.tflite",
-    EngineChoice.FLOAT32: "float32.tflite",
-    EngineChoice.TENSORFLOW: "model.keras",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,20 +74,14 @@ def make_engines(
         engine = LitertEngine(float32, preprocessing)
         _compare(engine, model, preprocessing)
     except Exception as error:  # noqa: BLE001 (the converter raises about anything over what it does not know)
-        metrics["litert"] = f"cannot run it: {type(error).__name__}: {_first_line(error)}"
+        metrics["float32"] = f"cannot be used: {_first_line(error)}"
     else:
         files[ENGINE_FILES[EngineChoice.FLOAT32]] = float32
-        if gate is not None:
-            on_progress("converting to int8", 0.2)
-            int8 = to_int8(model, gate.calibration, preprocessing)
-            on_progress("comparing int8 with float32", 0.7)
-            metrics |= int8_gate(
-                engine.predict_logits(gate.pixels),
-                LitertEngine(int8, preprocessing).predict_logits(gate.pixels),
-                gate.class_indices,
-            )
-            if metrics["int8_passed_gate"]:
-                files[ENGINE_FILES[EngineChoice.INT8]] = int8
+        if gate is not None and choice in (None, EngineChoice.INT8):
+            try:
+                metrics |= _try_int8(model, preprocessing, gate, engine, files, on_progress)
+            except Exception as error:  # noqa: BLE001 (as above)
+                metrics["int8"] = f"cannot be used: {_first_line(error)}"
     fastest = next(each for each in EngineChoice if ENGINE_FILES[each] in files)
     chosen = fastest if choice is None else choice
     if ENGINE_FILES[chosen] not in files:
@@ -113,8 +91,31 @@ def make_engines(
     return Engines(files=files, engine_file=ENGINE_FILES[chosen], metrics=metrics)
 
 
+def _try_int8(
+    model: keras.Model,
+    preprocessing: Preprocessing,
+    gate: GateImages,
+    float32: LitertEngine,
+    files: dict[str, bytes],
+    on_progress: Progress,
+) -> dict[str, Any]:
+    """Make the int8 file, and add it to the others where it passes the gate; returns the figures of that."""
+    on_progress("converting to int8", 0.2)
+    content = to_int8(model, gate.calibration, preprocessing)
+    on_progress("comparing int8 with float32", 0.7)
+    figures = int8_gate(
+        float32.predict_logits(gate.pixels),
+        LitertEngine(content, preprocessing).predict_logits(gate.pixels),
+        gate.class_indices,
+    )
+    if figures["int8_passed_gate"]:
+        files[ENGINE_FILES[EngineChoice.INT8]] = content
+    return figures
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line[:200]}"
 
 
 def _compare(engine: LitertEngine, model: keras.Model, preprocessing: Preprocessing) -> None:
@@ -128,8 +129,9 @@ def _compare(engine: LitertEngine, model: keras.Model, preprocessing: Preprocess
 
 
 def _why_not(choice: EngineChoice, metrics: dict[str, Any]) -> str:
-    if "litert" in metrics:
-        return f"LiteRT {metrics['litert']}"
+    for engine in (choice.value, "float32"):
+        if engine in metrics:
+            return f"{engine} {metrics[engine]}"
     if choice is EngineChoice.INT8 and "gate_images" in metrics:
         return (
             f"on {metrics['gate_images']} images int8 is right on {metrics['int8_accuracy']:.1%} and float32 on "

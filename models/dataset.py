@@ -1,7 +1,7 @@
 """Labelled folders → the splits of a dataset, with every image in one of them at the most.
 
 An image is known by its pixels as the model sees them, so that copies of it, and files that differ in their metadata
-alone, count as one.
+alone, count as one. Saved in another size or compressed anew it is another image.
 """
 
 import hashlib
@@ -56,14 +56,11 @@ class Dataset:
     paths: tuple[Path, ...]  #: N of them
     class_indices: np.ndarray  #: int64 (N,)
     pixels: np.ndarray  #: uint8 (N, S, S, 3), as the model sees them; may be a file mapped into memory
-    splits: Mapping[Split, np.ndarray]  #: the positions of each split's images, sorted
+    hashes: tuple[str, ...]  #: N, hex sha256 of each image's pixels
+    splits: Mapping[Split, np.ndarray]  #: the positions of each split's images, in the order of their hashes
     content_hash: str  #: hex sha256 of labels, pixels and splits
     left_out: tuple[LeftOut, ...]
     passed_over: int  #: links, devices and files of other kinds
-
-    def of(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """A split's pixels, uint8 (B, S, S, 3), and class indices, (B,)."""
-        return self.pixels[self.splits[split]], self.class_indices[self.splits[split]]
 
 
 def read_dataset(
@@ -120,12 +117,19 @@ def read_dataset(
         if is_test
         else _split_up(kept_files, hashes, {position[label]: label for label, _, _ in found})
     )
-    identity = repr((names, hashes, class_indices.tolist(), {split: rows.tolist() for split, rows in splits.items()}))
+    # Of contents alone, so that other names of the files change nothing.
+    identity = repr(
+        [
+            names,
+            *((str(split), [(hashes[row], int(class_indices[row])) for row in rows]) for split, rows in splits.items()),
+        ]
+    )
     return Dataset(
         labels=names,
         paths=tuple(file.path for file in kept_files),
         class_indices=class_indices,
         pixels=pixels[: len(chosen)],
+        hashes=tuple(hashes),
         splits=splits,
         content_hash=hashlib.sha256(identity.encode()).hexdigest(),
         left_out=tuple(left_out),
@@ -163,8 +167,9 @@ def _find(folder: Path, labels: Sequence[str] | None, *, is_test: bool) -> tuple
     found: _Found = []
     passed_over = 0
     for split, root in roots.items():
-        folders = [Path(entry.path) for entry in _entries(root) if entry.is_dir(follow_symlinks=False)]
-        for label_folder in (each for each in folders if not each.name.startswith(".")):
+        entries = _entries(root)
+        passed_over += sum(not entry.is_dir(follow_symlinks=False) for entry in entries)
+        for label_folder in _folders(entries):
             paths: list[Path] = []
             passed_over += _walk(label_folder, paths)
             found.append((_label(label_folder), split, sorted(paths)))
@@ -177,15 +182,28 @@ def _split_folders(folder: Path) -> dict[Split | None, Path]:
     if not folder.is_dir():
         wrong = "is not a folder" if folder.exists() else "does not exist"
         raise DatasetError(f"the dataset {str(folder)!r} {wrong}. Name a folder that holds one folder for each label.")
-    names = {entry.name for entry in _entries(folder) if entry.is_dir(follow_symlinks=False)}
-    are_splits = names and names <= set(Split) and all(_has_folders(folder / name) for name in names)
-    if not are_splits:
+    entries = _entries(folder)
+    for entry in entries:
+        if entry.name in set(Split) and entry.is_symlink():
+            raise DatasetError(f"{entry.path} is a link, and links are passed over. Put the folder itself there.")
+    folders = _folders(entries)
+    # A label may be called like a split; its folder then holds images.
+    splits = [each for each in folders if each.name in set(Split) and _folders(_entries(each))]
+    if not splits:
         return {None: folder}
-    return {split: folder / split for split in Split if split in names}
+    if strangers := [each.name for each in folders if each not in splits]:
+        raise DatasetError(
+            f"{folder} holds the splits {', '.join(each.name for each in splits)} and beside them {strangers[0]!r}. "
+            "Take that away, or put it into a split as a label."
+        )
+    return {split: folder / split for split in Split if folder / split in splits}
 
 
-def _has_folders(folder: Path) -> bool:
-    return any(entry.is_dir(follow_symlinks=False) for entry in _entries(folder))
+def _folders(entries: Iterable[os.DirEntry[str]]) -> list[Path]:
+    """The folders among the entries, without those that are hidden, as tools leave them everywhere."""
+    return [
+        Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+    ]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -220,15 +238,24 @@ def _label(folder: Path) -> str:
     return name
 
 
-def _check_labels(folder: Path, found: _Found, known: Sequence[str] | None) -> None:
+def refuse_alike(labels: Iterable[str], place: str) -> None:
+    """Refuse labels that people would take for one.
+
+    Raises:
+        DatasetError: two of them differ only in case, or in how a letter is written in Unicode.
+    """
     by_key: dict[str, set[str]] = defaultdict(set)
-    for label, _, _ in found:
+    for label in labels:
         by_key[unicodedata.normalize("NFC", label).casefold()].add(label)
     for alike in by_key.values():
         if len(alike) > 1:
             raise DatasetError(
-                f"the labels {' and '.join(map(repr, sorted(alike)))} in {folder} differ only in case. Make them one."
+                f"the labels {' and '.join(map(repr, sorted(alike)))} in {place} differ only in case. Make them one."
             )
+
+
+def _check_labels(folder: Path, found: _Found, known: Sequence[str] | None) -> None:
+    refuse_alike((label for label, _, _ in found), str(folder))
     for label, split, paths in found:
         if not paths:
             raise DatasetError(
@@ -320,7 +347,7 @@ def _choose(
 
 
 def _all_test(files: Sequence[LabelledFile]) -> dict[Split, np.ndarray]:
-    return {Split.TEST: np.arange(len(files))}
+    return {Split.TEST: np.arange(len(files), dtype=np.int64)}
 
 
 def _split_up(
@@ -336,12 +363,12 @@ def _split_up(
         learnt = sorted(
             (row for row in of_label if files[row].split in (None, Split.TRAIN)), key=lambda row: hashes[row]
         )
-        share = max(1, round(VALIDATION_SHARE * len(learnt))) if not has_validation else 0
-        if len(learnt) - share < 1:
+        kept_back = max(1, round(VALIDATION_SHARE * len(learnt))) if not has_validation else 0
+        if len(learnt) - kept_back < 1:
             raise DatasetError(
                 f"the label {label!r} has {len(learnt)} image{'' if len(learnt) == 1 else 's'} to learn from that can "
                 "be read, copies counted once. Add some: it needs one for training and one for validation."
             )
-        rows[Split.VALIDATION] += learnt[:share]
-        rows[Split.TRAIN] += learnt[share:]
-    return {split: np.array(sorted(some), np.int64) for split, some in rows.items()}
+        rows[Split.VALIDATION] += learnt[:kept_back]
+        rows[Split.TRAIN] += learnt[kept_back:]
+    return {split: np.array(sorted(some, key=lambda row: hashes[row]), np.int64) for split, some in rows.items()}

@@ -21,7 +21,7 @@ from models.decoding import DecodingLimits
 from models.metrics import Metrics, measure
 from models.packages import check_packages
 from models.pictures import draw_mistakes, draw_pictures
-from models.publishing import as_json
+from models.publishing import LEARNT_FILE, as_json
 from models.registry import ModelVersion, Registry, check_files, load_engine, registry_at
 
 if TYPE_CHECKING:
@@ -54,8 +54,9 @@ def evaluate(
         What metrics.json says.
 
     Raises:
-        ModelError: the dataset has another label than the model, or no image that can be read; a file of the version
-            is not what was published; a package is missing.
+        DatasetError: the dataset has another label than the model, or no image that can be read.
+        ModelError: a file of the version is not what was published; a package is missing.
+        TransientError: the registry falters.
     """
     check_packages("evaluating a model")
     check_files(version)
@@ -111,6 +112,7 @@ def _answer(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
         "dataset": str(Path(request["dataset"]).absolute()),
         "dataset_sha256": dataset.content_hash,
         "split": str(Split.TEST),
+        "learnt": _count_learnt(version, dataset),
         "left_out": [{"image": str(each.path), "reason": each.reason} for each in dataset.left_out],
         "passed_over": dataset.passed_over,
         "engine_file": version.engine_file,
@@ -133,6 +135,14 @@ def _answer(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
     for name, content in files.items():
         (scratch / name).write_bytes(content)
     return {"figures": figures, "files": sorted(files)}
+
+
+def _count_learnt(version: ModelVersion, dataset: Dataset) -> int | None:
+    """How many of the images the version has learnt from, or was chosen by; None where nobody knows."""
+    if LEARNT_FILE not in version.files:
+        return None
+    lines = version.read(LEARNT_FILE).decode().splitlines()[1:]
+    return len({line.partition(",")[0] for line in lines} & set(dataset.hashes))
 
 
 def _run_engines(version: ModelVersion, dataset: Dataset, on_progress: Progress) -> dict[str, np.ndarray]:

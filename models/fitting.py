@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ class Fitted:
 
 
 def compile_model(model: keras.Model, learning_rate: float, *, from_logits: bool, label_smoothing: float = 0.0) -> None:
-    """Make a model ready for `fit`: Adam, categorical cross-entropy, accuracy.
+    """Make a model ready for `train_epochs`: Adam, categorical cross-entropy, accuracy.
 
     Args:
         model: ends at logits or a softmax.
@@ -68,7 +69,7 @@ def compile_model(model: keras.Model, learning_rate: float, *, from_logits: bool
     )
 
 
-def fit(
+def train_epochs(
     model: keras.Model,
     training: Callable[[int], Iterable[TrainingBatch]],
     validation: Callable[[], Iterable[ValidationBatch]],
@@ -85,7 +86,7 @@ def fit(
         training: from an epoch's number, from 0 on, to its training batches; the same each time it is asked.
         validation: the validation images in batches; the same each time it is asked.
         epochs: at most.
-        patience: stop when so many epochs in a row were no better.
+        patience: stop when so many epochs in a row were no better; as many as `epochs` for never.
         checkpoint: the file that is written after each epoch, and gone on from where it exists.
         on_epoch: told each epoch's number, from 1 on, and how it went.
 
@@ -162,9 +163,15 @@ def shuffled(count: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
 
 
 def epochs_done(checkpoint: Path) -> int:
-    """How many epochs lie behind a checkpoint of `fit`."""
-    with np.load(checkpoint, allow_pickle=False) as saved:
-        return len(json.loads(str(saved["history"])))
+    """How many epochs lie behind a checkpoint of `train_epochs`.
+
+    Raises:
+        ValueError: it is damaged."""
+    try:
+        with np.load(checkpoint, allow_pickle=False) as saved:
+            return len(json.loads(str(saved["history"])))
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{checkpoint} is no checkpoint: {error}") from error
 
 
 def _best_epoch(history: Sequence[Epoch]) -> int:
@@ -176,8 +183,11 @@ def _best_epoch(history: Sequence[Epoch]) -> int:
 def _save(model: keras.Model, history: Sequence[Epoch], best: Sequence[np.ndarray], checkpoint: Path) -> None:
     arrays = {f"now_{index}": variable.numpy() for index, variable in enumerate(_state(model))}
     arrays |= {f"best_{index}": value for index, value in enumerate(best)}
-    unfinished = checkpoint.with_suffix(".unfinished.npz")
-    np.savez(unfinished, history=json.dumps([asdict(epoch) for epoch in history]), **arrays)
+    unfinished = checkpoint.with_suffix(".unfinished")
+    with unfinished.open("wb") as file:
+        np.savez(file, history=json.dumps([asdict(epoch) for epoch in history]), **arrays)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(unfinished, checkpoint)  # A kill leaves the one before.
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from base.errors import ModelError
 from models.child import run_in_child, serve, share
-from models.conversion import EngineChoice
-from models.dataset import Split, read_dataset
+from models.dataset import Split, read_dataset, refuse_alike
 from models.decoding import DecodingLimits
+from models.engines.choice import EngineChoice
 from models.keras_file import end_at_logits, load_keras, weights_hash
 from models.packages import check_packages
 from models.preprocessing import Preprocessing
@@ -56,9 +56,13 @@ def import_keras(registry: Registry, given: Import, *, home: Path, on_progress: 
         on_progress: told how far it is.
 
     Raises:
+        DatasetError: the dataset cannot be used.
         ModelError: the file holds code, or is no classifier of that many labels and that size; a package is missing.
+        TransientError: the registry falters.
     """
     check_own_name(given.name)
+    check_labels(given.labels)
+    Preprocessing(size=given.size or 1, crop=given.crop, mean=given.mean, scale=given.scale)
     check_packages("importing a model")
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -76,7 +80,22 @@ def import_keras(registry: Registry, given: Import, *, home: Path, on_progress: 
     return registry.find(answer)
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
+def check_labels(labels: tuple[str, ...]) -> None:
+    """Refuse labels that no classifier can have.
+
+    Raises:
+        DatasetError: two of them differ only in case.
+        ModelError: there is only one, or two are the same.
+    """
+    if len(labels) < 2:
+        raise ModelError(f"--labels holds only {labels[0]!r}. A classifier needs two labels or more.")
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise ModelError(f"--labels holds {twice!r} twice. Labels must be distinct.")
+    refuse_alike(labels, "--labels")
+
+
+def read_labels_file(path: Path) -> tuple[str, ...]:
     """Labels from a text file, a line each, in class-index order.
 
     Raises:
@@ -152,9 +171,15 @@ def _with_size(model: keras.Model, given: Import) -> keras.Model:
         raise ModelError(f"{given.file} takes {model.input_shape}; it must be square RGB pixels, (B, S, S, 3).")
     if given.size not in (None, size):
         raise ModelError(f"{given.file} takes pixels of {size} x {size}, not --size {given.size}. Leave it out.")
-    if height is None or width is None:
+    if None in (height, width) or model.input_shape[0] is not None:
         pixels = keras.Input((size, size, 3), name="pixels")
-        model = keras.Model(pixels, model(pixels), name=model.name)
+        try:
+            model = keras.Model(pixels, model(pixels), name=model.name)
+        except (ValueError, TypeError) as error:
+            told = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"{given.file} cannot take pixels of {size} x {size}: {told}. Save it so that it can."
+            ) from error
     if len(model.output_shape) != 2 or model.output_shape[1] != len(given.labels):
         raise ModelError(
             f"{given.file} gives {model.output_shape} for {len(given.labels)} labels. "

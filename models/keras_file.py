@@ -34,8 +34,8 @@ def load_keras(path: Path) -> keras.Model:
     except Exception as error:
         told = " ".join(str(error).split())[:300]
         raise ModelError(f"{path} cannot be loaded safely: {type(error).__name__}: {told}. {_NEXT_STEP}") from error
-    if not isinstance(found, keras.Model):
-        raise ModelError(f"{path} holds a {type(found).__name__} instead of a model. {_NEXT_STEP}")
+    if not isinstance(found, keras.Model) or not found.built or not found.inputs:
+        raise ModelError(f"{path} holds a {type(found).__name__} whose inputs are not known. {_NEXT_STEP}")
     return found
 
 
@@ -120,32 +120,45 @@ def end_at_logits(model: keras.Model) -> keras.Model:
     import keras
     from keras import layers
 
-    last = model.layers[-1]
-    activation = getattr(last, "activation", None)
-    if isinstance(last, layers.Softmax) or (isinstance(last, layers.Activation) and _is(activation, "softmax")):
-        return keras.Model(model.inputs, last.input)
+    output = model.outputs[0]
+    last, before = _origin(output)
+    # What comes after a softmax and changes nothing when the model predicts.
+    while isinstance(last, layers.Dropout) or (isinstance(last, layers.Activation) and _ends_with(last, "linear")):
+        output = before
+        last, before = _origin(output)
     if isinstance(last, keras.Model):
         raise ModelError(
             f"the model ends with a model inside it, {last.name!r}, whose end cannot be told. "
             "Build it as one model that ends with a Dense layer."
         )
-    if activation is None or _is(activation, "linear"):
-        return model
-    if not _is(activation, "softmax"):
+    if type(last).__name__ == "Softmax" or (isinstance(last, layers.Activation) and _ends_with(last, "softmax")):
+        output = before
+    elif _ends_with(last, "softmax"):
+        plain = type(last).from_config({**last.get_config(), "activation": "linear"})
+        output = plain(before)
+        plain.set_weights(last.get_weights())
+    elif not _ends_with(last, "linear") or isinstance(last, layers.ReLU | layers.LeakyReLU | layers.ELU | layers.PReLU):
+        activation = getattr(last, "activation", last)
         raise ModelError(
-            f"the model's last layer, {last.name!r}, ends with {getattr(activation, '__name__', activation)!r}. "
+            f"the model's last layer, {last.name!r}, ends with {getattr(activation, '__name__', last.name)!r}. "
             "One label for each image needs a softmax there, or nothing."
         )
-    plain = type(last).from_config({**last.get_config(), "activation": "linear"})
-    logits = plain(last.input)
-    plain.set_weights(last.get_weights())
-    return keras.Model(model.inputs, logits, name=model.name)
+    return keras.Model(model.inputs, output, name=model.name)
 
 
-def _is(activation: object, name: str) -> bool:
+def _origin(tensor: keras.KerasTensor) -> tuple[Any, keras.KerasTensor]:
+    """The layer or operation that gives a tensor, and the first one that it is given itself."""
+    history = tensor._keras_history  # Of Keras, which has no other name for it.
+    node = history.operation._inbound_nodes[history.node_index]
+    return history.operation, (node.input_tensors or [tensor])[0]
+
+
+def _ends_with(layer: object, name: str) -> bool:
+    """Whether a layer's activation is of that name; one that has none is linear."""
     import keras
 
-    return activation is keras.activations.get(name)
+    activation = getattr(layer, "activation", None)
+    return activation is keras.activations.get(name) or (activation is None and name == "linear")
 
 
 def weights_hash(model: keras.Model) -> str:

@@ -19,7 +19,7 @@ class LabelMetrics:
     predicted: int  #: images that were given it
     precision: float | None  #: share of those it was given to that show it
     recall: float | None  #: share of those that show it that were given it
-    f1: float | None  #: harmonic mean of the two
+    f1: float  #: harmonic mean of the two; 0 where either is 0 or of nothing
 
 
 @dataclass(frozen=True, kw_only=True)

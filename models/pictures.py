@@ -169,7 +169,8 @@ def _png(figure: Figure) -> bytes:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}…"
+    shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
+    return shown if len(shown) <= 24 else f"{shown[:23]}…"
 
 
 def _plain(text: str) -> str:

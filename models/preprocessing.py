@@ -1,5 +1,6 @@
 """How an image becomes the pixels that a model sees; training, workers, `predict` and the web all use this."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -20,8 +21,11 @@ class Preprocessing:
     scale: float = 128.0
 
     def __post_init__(self) -> None:
-        if not (self.size >= 1 and 0 < self.crop <= 1 and self.scale > 0):
-            raise ModelError(f"{self} is not valid: size and scale must be above 0, and crop above 0 and at most 1.")
+        is_finite = math.isfinite(self.mean) and math.isfinite(self.scale)
+        if not (self.size >= 1 and 0 < self.crop <= 1 and self.scale > 0 and is_finite):
+            raise ModelError(
+                f"{self} is not valid: mean must be a number, size and scale above 0, and crop above 0 and at most 1."
+            )
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         """What a float32 model computes with: float32 of the pixels' shape, from uint8 (…, S, S, 3)."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from base.errors import ModelError
 from models.calibration import choose_thresholds, fit_temperature
-from models.conversion import Engines, GateImages, gate_crops, make_engines
+from models.conversion import GateImages, gate_crops, make_engines
 from models.dataset import Split
 from models.engines.engine import open_engine
 from models.metrics import measure
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
     import keras
 
     from models.child import Progress
-    from models.conversion import EngineChoice
     from models.dataset import Dataset
+    from models.engines.choice import EngineChoice
+    from models.engines.engine import Engine
     from models.fitting import Epoch
+    from models.metrics import Metrics
     from models.preprocessing import Preprocessing
     from models.registry import ModelVersion, Registry
+
+#: Which images a version has learnt from, or was chosen by.
+LEARNT_FILE = "learnt_images.csv"
 
 # So many training images set the ranges of int8; more change little but the time that it takes.
 _CALIBRATION_IMAGES = 200
@@ -60,7 +66,8 @@ def publish_draft(registry: Registry, draft: Draft, dataset: Dataset | None, on_
         on_progress: told how far it is.
 
     Raises:
-        ModelError: the engine that was chosen cannot be used, or the registry cannot be written.
+        ModelError: the engine that was chosen cannot be used, the model gives no numbers, or the registry cannot be
+            written.
         TransientError: the registry falters.
     """
     engines = make_engines(
@@ -71,12 +78,16 @@ def publish_draft(registry: Registry, draft: Draft, dataset: Dataset | None, on_
         on_progress=lambda step, done: on_progress(step, 0.7 * done),
     )
     on_progress("measuring", 0.7)
-    measured = _Measured() if dataset is None else _measure(draft, engines, dataset)
+    engine = open_engine(engines.engine_file, engines.files[engines.engine_file], draft.preprocessing)
+    _try(engine, draft)
+    measured = _Measured() if dataset is None else _measure(draft, engines.engine_file, engine, dataset)
     files = {**measured.files, "model_summary.txt": summary(draft.model).encode()}
     if draft.history:
         files["training_curves.png"] = draw_curves(draft.history, draft.name)
         history = {step: [vars(epoch) for epoch in epochs] for step, epochs in draft.history.items()}
         files["history.json"] = as_json(history)
+    if dataset is not None:
+        files[LEARNT_FILE] = _learnt(dataset)
     on_progress("publishing", 0.95)
     return registry.publish(
         draft.name,
@@ -103,7 +114,8 @@ def summary(model: keras.Model) -> str:
 
 def as_json(facts: object) -> bytes:
     """A file's content."""
-    return json.dumps(facts, indent=2, ensure_ascii=False).encode() + b"\n"
+    # A file name that is not UTF-8 comes as lone surrogates, which JSON can only hold escaped.
+    return json.dumps(facts, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +128,38 @@ class _Measured:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def _measure(draft: Draft, engines: Engines, dataset: Dataset) -> _Measured:
+def _try(engine: Engine, draft: Draft) -> None:
+    """Let the model answer once before anybody relies on it.
+
+    Raises:
+        ModelError: it does not give a finite number for each label, or what it gives are confidences already.
+    """
+    shape = (3, draft.preprocessing.size, draft.preprocessing.size, 3)
+    logits = engine.predict_logits(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+    if not np.isfinite(logits).all():
+        raise ModelError(
+            f"the model gives {logits[0, :3].tolist()}…, which are not all finite numbers. Its weights are damaged, or "
+            "it diverged while it was trained."
+        )
+    if (logits >= 0).all() and np.abs(logits.sum(axis=1) - 1).max() < 1e-3:
+        raise ModelError(
+            "the model ends with a softmax that cannot be taken off. Build it so that it ends with a Dense layer, with "
+            "activation 'softmax' or without one."
+        )
+
+
+def _learnt(dataset: Dataset) -> bytes:
+    """A CSV of the images that decided the version, so that an evaluation can tell which of its own are among them."""
+    rows = [
+        f"{dataset.hashes[row]},{split}"
+        for split in (Split.TRAIN, Split.VALIDATION)
+        for row in dataset.splits[split].tolist()
+    ]
+    return "\n".join(["pixels_sha256,split", *rows, ""]).encode()
+
+
+def _measure(draft: Draft, engine_file: str, engine: Engine, dataset: Dataset) -> _Measured:
     rows, class_indices = dataset.splits[Split.VALIDATION], dataset.class_indices[dataset.splits[Split.VALIDATION]]
-    engine = open_engine(engines.engine_file, engines.files[engines.engine_file], draft.preprocessing)
     # One at a time: the pixels of all of them may not fit into memory.
     logits = np.concatenate([engine.predict_logits(dataset.pixels[row : row + 1]) for row in rows])
     temperature = fit_temperature(logits, class_indices)
@@ -127,14 +168,16 @@ def _measure(draft: Draft, engines: Engines, dataset: Dataset) -> _Measured:
     thresholds: Mapping[str, float | None] = {}
     if draft.target_precision is not None:
         thresholds = choose_thresholds(logits, temperature, class_indices, draft.labels, draft.target_precision)
-    figures = {
+    figures: dict[str, Any] = {
         "split": str(Split.VALIDATION),
-        "engine_file": engines.engine_file,
+        "engine_file": engine_file,
         "temperature": temperature,
         "loss_before_temperature": before.loss,
         "expected_calibration_error_before_temperature": before.expected_calibration_error,
         **after.to_json(),
     }
+    if draft.target_precision is not None:
+        figures |= {"target_precision": draft.target_precision, "thresholds": _support(thresholds, after)}
     scalars = {name: value for name, value in figures.items() if isinstance(value, int | float)}
     pictures = draw_pictures(after, f"{draft.name} on validation")
     return _Measured(
@@ -143,6 +186,21 @@ def _measure(draft: Draft, engines: Engines, dataset: Dataset) -> _Measured:
         metrics={"validation_images" if name == "images" else name: value for name, value in scalars.items()},
         files={"metrics.json": as_json(figures), **pictures},
     )
+
+
+def _support(thresholds: Mapping[str, float | None], metrics: Metrics) -> list[dict[str, Any]]:
+    """Each label's threshold with the number of answers that it rests on."""
+    answers = list(zip(metrics.labels_said, metrics.best.tolist(), strict=True))
+    return [
+        {
+            "label": label,
+            "threshold": threshold,
+            "answers": sum(
+                said == label and threshold is not None and confidence >= threshold for said, confidence in answers
+            ),
+        }
+        for label, threshold in thresholds.items()
+    ]
 
 
 def _gate_images(dataset: Dataset, preprocessing: Preprocessing) -> GateImages:
@@ -159,7 +217,7 @@ def _gate_images(dataset: Dataset, preprocessing: Preprocessing) -> GateImages:
 
 
 def _spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """So many of them at most, evenly from the first to the last, so that every label is among them."""
+    """So many of them at most, evenly from the first to the last."""
     if len(rows) <= most:
         return rows
     return rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]

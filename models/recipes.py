@@ -9,7 +9,7 @@ import numpy as np
 
 from models.augmentation import augment, generator
 from models.dataset import Dataset, Split
-from models.fitting import Fitted, compile_model, fit, in_order, label_weights, one_hot, shuffled
+from models.fitting import Fitted, compile_model, in_order, label_weights, one_hot, shuffled, train_epochs
 from models.preprocessing import Preprocessing
 from models.transfer import TRANSFER_PREPROCESSING, fit_efficientnet_lite0
 
@@ -73,7 +73,7 @@ def fit_small_cnn(dataset: Dataset, *, seed: int, epochs: int | None, folder: Pa
 
     model = build_small_cnn(num_labels)
     compile_model(model, 1e-3, from_logits=False)
-    history = fit(
+    history = train_epochs(
         model,
         training,
         validation,

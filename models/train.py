@@ -5,6 +5,7 @@ TensorFlow stays in a child, `python -m models.train`.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 from dataclasses import asdict, dataclass
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from base.errors import ModelError
 from models.child import run_in_child, serve, share
-from models.conversion import EngineChoice
 from models.dataset import Dataset, Split, read_dataset
 from models.decoding import DecodingLimits
+from models.engines.choice import EngineChoice
 from models.fitting import epochs_done
 from models.folder_storage import FileLock
 from models.keras_file import end_at_logits, weights_hash
@@ -71,8 +72,10 @@ def train(registry: Registry, training: Training, *, home: Path, on_progress: Pr
         on_progress: told how far it is.
 
     Raises:
-        ModelError: nothing can be learnt from the dataset, a package is missing, the name is not valid or is being
-            trained by another command, or the registry cannot be written.
+        DatasetError: nothing can be learnt from the dataset.
+        ModelError: a package is missing, the name is not valid or is being trained by another command, or the registry
+            cannot be written.
+        TransientError: the registry falters.
     """
     check_own_name(training.name)
     check_packages("training a model")
@@ -149,13 +152,18 @@ def _go_on(folder: Path, training: Training, dataset: Dataset) -> int:
             "architecture": training.architecture,
             "epochs": training.epochs,
             "seed": training.seed,
+            "keras": importlib.metadata.version("keras"),
+            "tagmill": importlib.metadata.version("tagmill"),
         },
         sort_keys=True,
     )
     note = folder / "training.json"
     checkpoints = list(folder.glob("*.npz"))
-    if note.exists() and note.read_text() == identity:
-        return sum(epochs_done(checkpoint) for checkpoint in checkpoints if "unfinished" not in checkpoint.name)
+    try:
+        if note.read_text() == identity:
+            return sum(map(epochs_done, checkpoints))
+    except (OSError, ValueError):  # There is none yet, or a power cut has damaged one.
+        pass
     for checkpoint in checkpoints:
         checkpoint.unlink()
     note.write_text(identity)

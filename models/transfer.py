@@ -15,11 +15,11 @@ from models.fitting import (
     Epoch,
     Fitted,
     compile_model,
-    fit,
     in_order,
     label_weights,
     one_hot,
     shuffled,
+    train_epochs,
     validate,
 )
 from models.preprocessing import Preprocessing
@@ -204,7 +204,7 @@ def _fit_head(upper: keras.Model, views: _Views, seed: int, folder: Path, on_pro
     inputs = keras.Input((features,))
     head = keras.Model(inputs, _head(views.targets.shape[1])(inputs))
     compile_model(head, _HEAD_RATE, from_logits=True, label_smoothing=_SMOOTHING)
-    history = fit(
+    history = train_epochs(
         head,
         training,
         views.head_validation,
@@ -228,7 +228,7 @@ def _fit_upper(
         for some in shuffled(len(views.targets), seed, epoch):
             yield views.trunk[chosen[some], some].astype(np.float32), views.targets[some], views.weights[some]
 
-    return fit(
+    return train_epochs(
         upper,
         training,
         views.validation,

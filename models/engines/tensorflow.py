@@ -34,7 +34,7 @@ class TensorflowEngine:
             raise ModelError(
                 f"this model version needs TensorFlow, which is not installed ({error}): pip install 'tagmill[train]'."
             ) from error
-        with tempfile.TemporaryDirectory() as folder, quiet_stderr():
+        with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.keras"  # Keras reads files only.
             path.write_bytes(model)
             keras_model = load_keras(path)

@@ -59,4 +59,4 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workshop, Trained]:
 def transferred(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workshop, Trained]:
     """The default architecture; for tests that only look at it."""
     shared = make_workshop(tmp_path_factory.mktemp("transferred"), architecture="efficientnet_lite0")
-    return shared, shared.train(epochs=1)
+    return shared, shared.train()

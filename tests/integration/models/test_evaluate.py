@@ -6,7 +6,8 @@ from io import BytesIO
 import pytest
 from PIL.PngImagePlugin import PngImageFile
 
-from base.errors import ModelError
+from base.errors import DatasetError, ModelError
+from models.classifier import Classifier
 from models.evaluate import evaluate
 from models.registry import Registry
 from tests.integration.models.conftest import LIMITS
@@ -62,10 +63,26 @@ def test_every_engine_file_is_measured(evaluated):
 
 
 def test_review_is_what_the_thresholds_ask_for(evaluated):
-    version, figures, _ = evaluated
+    version, figures, output = evaluated
 
     assert figures["target_precision"] == version.target_precision == 0.9
-    assert 0 <= figures["needs_review"] <= 13
+    classifier = Classifier(version, limits=LIMITS)
+    sure = []
+    for path in sorted((output.parent / "data").rglob("*.png")):
+        best = classifier.predict(path.read_bytes(), 1)[0]
+        if not version.needs_review(best.label, best.confidence):
+            sure.append(best.label == path.parent.name)
+    assert figures["needs_review"] == 13 - len(sure)
+    assert figures["precision_without_review"] == (sum(sure) / len(sure) if sure else None)
+
+
+def test_images_that_were_learnt_from_are_counted(small, evaluated, tmp_path):
+    workshop, made = small
+
+    again = run(workshop, made.version, workshop.training.dataset, tmp_path / "out")
+
+    assert evaluated[1]["learnt"] == 0
+    assert again["learnt"] == again["images"] == 30
 
 
 def test_pictures_are_there_and_nothing_else(evaluated):
@@ -102,6 +119,6 @@ def test_dataset_of_other_labels_is_refused_and_leaves_nothing(small, tmp_path):
     workshop, made = small
     (make_dataset(tmp_path / "data", 1) / "red").rename(tmp_path / "data" / "crimson")
 
-    with pytest.raises(ModelError, match="the model has no label 'crimson'"):
+    with pytest.raises(DatasetError, match="the model has no label 'crimson'"):
         run(workshop, made.version, tmp_path / "data", tmp_path / "out")
     assert os.listdir(tmp_path / "out") == []

@@ -4,11 +4,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from base.errors import ModelError
+from base.errors import ModelError, SetupError
 from models.classifier import Classifier
-from models.conversion import EngineChoice
-from models.import_keras import Import, import_keras, read_labels
-from models.registry import Registry
+from models.engines.choice import EngineChoice
+from models.import_keras import Import, import_keras, read_labels_file
+from models.registry import Registry, load_engine
 from tests.integration.models.conftest import LIMITS
 from tests.processes import run_python
 from tests.samples import encode, make_dataset, make_tinted
@@ -52,6 +52,21 @@ save("oblong", *base(), softmax(), shape=(32, 48, 3))
 save("map", layers.Conv2D(3, 3))
 save("lambda", layers.Lambda(lambda inputs: inputs * 2), *base(), softmax())
 save("unknown", Mine(), *base(), softmax())
+save("then_linear", *base(), softmax(), layers.Activation("linear", dtype="float32"))
+save("then_dropout", *base(), softmax(), layers.Dropout(0.5))
+save("relu", *base(), layers.Dense(3), layers.ReLU())
+inputs = keras.Input((32, 32, 3))
+features = keras.Sequential(base())(inputs)
+logits = layers.Dense(3)(features)
+keras.Model(inputs, keras.ops.softmax(logits)).save(folder / "operation.keras")
+halves = [layers.Dense(3, activation="softmax")(features) for _ in range(2)]
+keras.Model(inputs, layers.Average()(halves)).save(folder / "average.keras")
+fixed = keras.Input(batch_shape=(1, 32, 32, 3))
+keras.Model(fixed, layers.Dense(3)(layers.GlobalAveragePooling2D()(fixed))).save(folder / "fixed.keras")
+keras.Sequential([layers.Flatten(), softmax()]).save(folder / "unbuilt.keras")
+diverged = save("diverged", *base(), layers.Dense(3))
+diverged.set_weights([weights * np.nan for weights in diverged.get_weights()])
+diverged.save(folder / "diverged.keras")
 save("nested", layers.Rescaling(2.0), keras.Sequential([keras.Input((32, 32, 3)), *base(), softmax()]))
 """
 
@@ -107,9 +122,13 @@ def encode_pixels(pixels):
     return encode(Image.fromarray(pixels), "PNG")
 
 
-@pytest.mark.parametrize("name", ["layer.keras", "activation.keras", "logits.keras"])
+@pytest.mark.parametrize("name", ["layer", "activation", "logits", "then_linear", "then_dropout", "operation", "fixed"])
 def test_every_usual_end_is_taken(bring, name):
-    assert bring(name).preprocessing.size == 32
+    version = bring(f"{name}.keras")
+
+    assert version.preprocessing.size == 32
+    logits = load_engine(version).predict_logits(np.zeros((1, 32, 32, 3), np.uint8))
+    assert abs(logits.sum() - 1) > 1e-3  # Confidences would be softened once more.
 
 
 def test_labelled_images_calibrate_it_and_let_it_run_in_int8(bring, tmp_path):
@@ -135,8 +154,15 @@ def test_labelled_images_calibrate_it_and_let_it_run_in_int8(bring, tmp_path):
         ("any_size.keras", {}, "takes pixels of any size. Say which one it was trained with: --size 224."),
         ("softmax.keras", {"size": 64}, "takes pixels of 32 x 32, not --size 64"),
         ("softmax.keras", {"labels": ("a", "b")}, "for 2 labels"),
-        ("softmax.keras", {"labels": ("a", "b", "a")}, "labels must be distinct"),
-        ("softmax.keras", {"scale": 0.0}, "size and scale must be above 0"),
+        ("average.keras", {}, "ends with a softmax that cannot be taken off"),
+        ("relu.keras", {}, "ends with 're_lu"),
+        ("unbuilt.keras", {}, "whose inputs are not known"),
+        ("diverged.keras", {}, "not all finite numbers"),
+        ("softmax.keras", {"labels": ("a", "b", "a")}, "--labels holds 'a' twice"),
+        ("softmax.keras", {"labels": ("a", "b", "A")}, "the labels 'A' and 'a' in --labels differ only in case"),
+        ("softmax.keras", {"labels": ("a",)}, "--labels holds only 'a'"),
+        ("softmax.keras", {"scale": 0.0}, "size and scale above 0"),
+        ("softmax.keras", {"mean": float("nan")}, "mean must be a number"),
         ("softmax.keras", {"name": "My model"}, "model name 'My model' is not valid"),
         ("softmax.keras", {"name": "efficientnet_lite0"}, "is the name of the pretrained model"),
         ("softmax.keras", {"engine": EngineChoice.INT8}, "there are no images to compare it with float32 on"),
@@ -147,7 +173,7 @@ def test_labelled_images_calibrate_it_and_let_it_run_in_int8(bring, tmp_path):
     ],
 )
 def test_model_that_cannot_be_taken_is_refused_and_nothing_published(bring, tmp_path, file, changes, message):
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(SetupError, match=message):
         bring(file, **changes)
 
     assert bring.registry.versions() == []
@@ -183,10 +209,10 @@ def test_labels_that_cannot_be_read_are_refused(tmp_path, content, message):
     (tmp_path / "labels.txt").write_bytes(content)
 
     with pytest.raises(ModelError, match=message):
-        read_labels(tmp_path / "labels.txt")
+        read_labels_file(tmp_path / "labels.txt")
 
 
 def test_labels_are_the_lines_of_the_file(tmp_path):
     (tmp_path / "labels.txt").write_bytes("\ufeffrouge\r\nvert, foncé\r\n".encode())
 
-    assert read_labels(tmp_path / "labels.txt") == ("rouge", "vert, foncé")
+    assert read_labels_file(tmp_path / "labels.txt") == ("rouge", "vert, foncé")

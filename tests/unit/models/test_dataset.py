@@ -47,7 +47,7 @@ def test_every_image_is_in_one_part_with_its_label_and_pixels(read, tmp_path):
 
 
 def test_same_image_is_never_in_two_parts(read, tmp_path):
-    """Copies by another name, and the same pixels in another file format."""
+    """Copies by another name, and the same pixels in another file format without loss."""
     folder = make_dataset(tmp_path / "data", 10)
     for index in range(10):
         shutil.copy(folder / "red" / f"{index:03}.png", folder / "red" / f"copy{index}.png")
@@ -98,6 +98,31 @@ def test_folders_that_are_only_named_like_parts_are_labels(read, tmp_path):
     assert read(folder).labels == ("test", "train")
 
 
+def test_hidden_folders_of_tools_change_nothing(read, tmp_path):
+    make_dataset(tmp_path / "data" / "train", 4)
+    make_dataset(tmp_path / "data" / "validation", 2, first=100)
+    (tmp_path / "data" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "data" / "train" / ".git" / "x").mkdir(parents=True)
+
+    dataset = read(tmp_path / "data")
+
+    assert dataset.labels == ("blue", "green", "red")
+    assert len(dataset.splits[Split.VALIDATION]) == 6
+
+
+def test_names_of_files_change_neither_the_hash_nor_the_order_of_training(read, tmp_path):
+    first = read(make_dataset(tmp_path / "data", 5))
+    for path in (tmp_path / "data" / "red").iterdir():
+        path.rename(path.with_name(f"z{9 - int(path.stem)}.png"))
+
+    again = read(tmp_path / "data")
+
+    assert again.content_hash == first.content_hash
+    assert [again.hashes[row] for row in again.splits[Split.TRAIN]] == [
+        first.hashes[row] for row in first.splits[Split.TRAIN]
+    ]
+
+
 def test_image_of_two_labels_teaches_nothing(read, tmp_path):
     folder = make_dataset(tmp_path / "data", 5)
     shutil.copy(folder / "red" / "000.png", folder / "blue" / "red.png")
@@ -115,6 +140,8 @@ def test_unreadable_image_is_named_left_out_and_counted(read, tmp_path):
     (folder / "red" / "notes.jpg").write_text("no image")
     (folder / "red" / "notes.txt").write_text("no image, and not named like one")
     (folder / "red" / "link.png").symlink_to(folder / "red" / "000.png")
+    (folder / "oak").symlink_to(folder / "red")
+    (folder / "README.md").write_text("about the images")
     (folder / "blue" / "huge.png").write_bytes(encode(make_noise(2000, 600), "BMP"))
 
     dataset = read(folder)
@@ -124,7 +151,7 @@ def test_unreadable_image_is_named_left_out_and_counted(read, tmp_path):
         "notes.jpg": "not_an_image",
         "huge.png": "too_large",
     }
-    assert dataset.passed_over == 2
+    assert dataset.passed_over == 4
     assert len(dataset.paths) == 15
 
 
@@ -179,6 +206,17 @@ def make_label_without_training(folder):
     (folder / "validation" / "red").rename(folder / "validation" / "oak")
 
 
+def make_stranger(folder):
+    make_dataset(folder / "train", 3)
+    make_dataset(folder / "more", 3)
+
+
+def make_linked_split(folder):
+    make_dataset(folder / "train", 3)
+    make_dataset(folder.parent / "elsewhere", 3)
+    (folder / "validation").symlink_to(folder.parent / "elsewhere")
+
+
 def make_bad_name(folder):
     make_dataset(folder, 3)
     (folder / "red").rename(folder / "r\ted")
@@ -195,6 +233,8 @@ def make_bad_name(folder):
         (make_copies_only, "the label 'red' has 1 image to learn from that can be read"),
         (make_images_without_folders, "holds no folder of images"),
         (make_label_without_training, "the label 'oak' in .* has no training image"),
+        (make_stranger, "holds the splits train and beside them 'more'. Take that away"),
+        (make_linked_split, "data/validation is a link, and links are passed over"),
         (make_bad_name, r"the folder 'r\\ted' in .* is no label"),
         (lambda folder: None, "does not exist"),
         (lambda folder: folder.write_text(""), "is not a folder"),
