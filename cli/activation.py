@@ -19,7 +19,7 @@ def activate(
 ) -> None:
     """Make current_labels show the answers of this version of a model; those of the others stay stored.
 
-    Example: tagmill models activate efficientnet_lite0:1
+    Example: tagmill models activate furniture:2
     """
     from results import versions
     from results.schema import open_database
@@ -63,7 +63,7 @@ def diff(
 
     Compared are the images that exist and have answers of both, as they are now.
 
-    Example: tagmill models diff efficientnet_lite0:1 efficientnet_lite0:2
+    Example: tagmill models diff furniture:1 furniture:2
     """
     from dataclasses import asdict
 

@@ -27,7 +27,7 @@ def evaluate(
     DATASET holds a folder for each label, named as the model names it, or the folders train, validation and test, of
     which test is taken. It needs what 'tagmill[train]' installs.
 
-    Example: tagmill evaluate furniture ./furniture --output ./evaluation
+    Example: tagmill evaluate furniture ./more-furniture --output ./evaluation
     """
     from models.decoding import DecodingLimits
     from models.evaluate import FIGURES_FILE

@@ -97,7 +97,6 @@ class Sandbox:
             (r"redis://(:\S*)?@broker\.example(:6379)?/0\b", self.broker.url),
             (r"/mnt/photos\b", str(self.folder / "photos")),
             (r"/mnt/models\b", str(self.models)),
-            (r"\befficientnet_lite0:2\b", "efficientnet_lite0:1"),  # The one version that there is.
             (r"\btagmill cancel 7\b", "tagmill cancel 2"),  # Of the two runs that there are, the one to be cancelled.
             (r"\b(tagmill \w+) 7\b", r"\1 1"),
         ):
@@ -166,11 +165,14 @@ def sandbox(
         shutil.copytree(pretrained_registry.workspace, folder / "models")
         box = Sandbox(folder, folder / "models", broker, database, reader)
         box.run("tagmill run ~/Pictures")
+        _add_unfinished_run(folder / "tagmill-data" / "tagmill.db")
         make_dataset(folder / "furniture", 6)
-        box.run("tagmill train ./furniture --name furniture --architecture small_cnn --epochs 1")
+        make_dataset(folder / "more-furniture", 2, first=500)
+        for seed in (0, 1):
+            box.run(f"tagmill train ./furniture --name furniture --architecture small_cnn --epochs 1 --seed {seed}")
+            box.run("tagmill run ./photos --model furniture")
         for name in ("model.keras", "labels.txt"):
             shutil.copy(folder / "models" / "furniture" / "1" / name, folder)
-        _add_unfinished_run(folder / "tagmill-data" / "tagmill.db")
         yield box
 
 
