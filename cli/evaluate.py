@@ -1,12 +1,11 @@
 """`tagmill evaluate`: how good a model version is on labelled images."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from base.settings import load_settings
-from cli.options import Dataset, Json
+from cli.options import Dataset, Json, local_path
 from cli.output import RowFormat, facts_table, print_json, print_rows, progress, say, tell_left_out
 
 # So many labels are printed, those with the lowest F1; metrics.json has all.
@@ -40,13 +39,13 @@ def evaluate(
     folder = (
         settings.home_path / "evaluations" / f"{version.name}-{version.version}"
         if output is None
-        else Path(output).expanduser()
+        else local_path(output, "--output")
     )
     with progress(quiet=json) as reporter:
         figures = evaluate_version(
             registry,
             version,
-            dataset,
+            str(local_path(dataset, "DATASET")),
             limits=DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
             output=folder,
             on_progress=reporter.update,

@@ -1,14 +1,14 @@
 """`tagmill models import`: a Keras model that was trained elsewhere becomes a model version."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from base.errors import SetupError
 from base.settings import load_settings
-from cli.options import Engine, Json, TargetPrecision
+from cli.options import Engine, Json, TargetPrecision, local_path
 from cli.output import print_json, progress, say
+from cli.train import why_not_litert
 
 
 def import_model(
@@ -43,8 +43,11 @@ def import_model(
     """
     from models.decoding import DecodingLimits
     from models.import_keras import Import, import_keras, read_labels_file
+    from models.keras_file import check_keras_file
     from models.registry import open_registry
 
+    path = local_path(file, "FILE.keras")
+    check_keras_file(path)
     if mean is None or scale is None:
         missing = " and ".join(option for option, value in (("--mean", mean), ("--scale", scale)) if value is None)
         raise SetupError(
@@ -56,13 +59,13 @@ def import_model(
     settings = load_settings()
     given = Import(
         name=name,
-        file=file,
-        labels=read_labels_file(Path(labels)),
+        file=str(path),
+        labels=read_labels_file(local_path(labels, "--labels")),
         size=size,
         mean=mean,
         scale=scale,
         crop=crop,
-        dataset=dataset,
+        dataset=None if dataset is None else str(local_path(dataset, "--dataset")),
         target_precision=target_precision,
         engine=engine,
         limits=DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels),
@@ -73,5 +76,5 @@ def import_model(
         facts = {"model": version.name, "version": version.version, "content_hash": version.content_hash}
         print_json(facts | {"engine_file": version.engine_file, "metrics": version.metrics})
         return
-    say(f"{version} is published, and runs as {version.engine_file}")
+    say(f"{version} is published, and runs as {version.engine_file}{why_not_litert(version)}")
     say(f"its card: tagmill models show {version}; use it: tagmill run SOURCE --model {version}")

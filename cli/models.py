@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from base.errors import ModelError
 from base.settings import load_settings
 from cli import activation, import_model
 from cli.options import Json
@@ -26,7 +27,8 @@ def list_versions(json: Json = False) -> None:
     from models.registry import open_registry
 
     registry = open_registry(load_settings())
-    versions = registry.versions()
+    damaged: list[ModelError] = []
+    versions = registry.versions(on_damaged=damaged.append)
     columns = ("model", "version", "labels", "top_1", "pixels", "engine_file", "content_hash", "created_at")
     rows = [
         (
@@ -43,9 +45,13 @@ def list_versions(json: Json = False) -> None:
     ]
     if json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
-        return
-    print_rows(columns, [(*row[:6], row[6][:12], row[7]) for row in rows], RowFormat.TABLE)
-    if not versions:
+    else:
+        print_rows(columns, [(*row[:6], row[6][:12], row[7]) for row in rows], RowFormat.TABLE)
+    for error in damaged:
+        say(f"left out: {error}")
+    if damaged:
+        raise typer.Exit(2)
+    if not versions and not json:
         say(f"no models in {registry.address} yet; 'tagmill models build' builds the pretrained one")
 
 
@@ -83,7 +89,9 @@ def export(
     from models.export import export_version
     from models.registry import open_registry
 
-    version = open_registry(load_settings()).find(model)
+    registry = open_registry(load_settings())
+    version = registry.find(model)
+    registry.refuse_inside(folder)
     files = export_version(version, folder)
     say(f"{version} is in {folder} now: {files} files, each as it was published")
 

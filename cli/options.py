@@ -1,10 +1,28 @@
 """Arguments and options that several commands take."""
 
+import os
+from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote_to_bytes
 
 import typer
 
+from base.errors import SetupError
 from models.engines.choice import EngineChoice
+
+
+def local_path(text: str, what: str) -> Path:
+    """A path as people write it: with ~ for their own folder, or as a file URI.
+
+    Raises:
+        SetupError: it is empty, or an address of something else than a file or folder.
+    """
+    if text.startswith("file:///"):
+        return Path(os.fsdecode(unquote_to_bytes(text.removeprefix("file://"))))
+    if not text or "://" in text:
+        raise SetupError(f"{what} {text!r} is no file or folder of this machine. Name one.")
+    return Path(os.path.expanduser(text))
+
 
 RunNumber = Annotated[
     int | None, typer.Argument(min=1, max=2**63 - 1, help="Number of a run; the latest unless given.", metavar="RUN")

@@ -221,7 +221,9 @@ def progress(*, quiet: bool = False) -> Iterator[Reporter]:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             yield _Bar(bar)
     else:
-        yield _Lines()
+        lines = _Lines()
+        yield lines
+        lines.end()
 
 
 class _Silence:
@@ -242,13 +244,19 @@ class _Bar:
 class _Lines:
     def __init__(self) -> None:
         self._next = time.monotonic() + 1.0
-        self._last = ""
+        self._last = self._latest = ""
 
     def update(self, text: str, share: float | None) -> None:
         now = time.monotonic()
         if now >= self._next and text != self._last:
             say(text)
             self._next, self._last = now + _LINE_SECONDS, text
+        self._latest = text
+
+    def end(self) -> None:
+        """The last step too, where some were told: what stops in the middle looks as if it had failed."""
+        if self._last not in ("", self._latest):
+            say(self._latest)
 
 
 def duration(seconds: float) -> str:

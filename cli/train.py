@@ -6,11 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from base.settings import load_settings
-from cli.options import Dataset, Engine, Json, TargetPrecision
+from cli.options import Dataset, Engine, Json, TargetPrecision, local_path
 from cli.output import facts_table, print_json, progress, say, tell_left_out
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from models.registry import ModelVersion
     from models.train import Trained
+
+_LABELS_SHOWN = 10
+# Below this one image more or less changes every figure by points.
+_FEW_FOR_VALIDATION = 20
 
 
 class Architecture(StrEnum):
@@ -55,7 +62,7 @@ def train(
     settings = load_settings()
     training = Training(
         name=name,
-        dataset=dataset,
+        dataset=str(local_path(dataset, "DATASET")),
         architecture=architecture.value,
         epochs=epochs,
         seed=seed,
@@ -88,7 +95,7 @@ def _summarise(trained: "Trained", *, json: bool) -> None:
         say(f"went on after {trained.epochs_before} epochs of a training that was stopped")
     tell_left_out(trained.left_out)
     metrics = version.metrics
-    rows: list[tuple[str, object]] = [("model", str(version))]
+    rows: list[tuple[str, object]] = [("model", str(version)), ("labels", _some(version.labels))]
     rows += [(f"{split} images", images) for split, images in trained.images.items() if images]
     rows += [("left out", len(trained.left_out))] if trained.left_out else []
     rows += (
@@ -99,7 +106,24 @@ def _summarise(trained: "Trained", *, json: bool) -> None:
         ("loss on validation", f"{metrics['loss']:.4f}"),
         ("calibration error", f"{metrics['expected_calibration_error']:.4f}"),
         ("temperature", f"{version.temperature:.3f}"),
-        ("engine file", version.engine_file),
+        ("engine file", f"{version.engine_file}{why_not_litert(version)}"),
     ]
     facts_table(rows)
+    if metrics["validation_images"] < _FEW_FOR_VALIDATION:
+        say(
+            f"only {metrics['validation_images']} images for validation: take figures, temperature and thresholds as "
+            "guesses"
+        )
     say(f"its card: tagmill models show {version}; use it: tagmill run SOURCE --model {version}")
+
+
+def why_not_litert(version: "ModelVersion") -> str:
+    """What to add where a version runs in TensorFlow although nobody asked for that."""
+    if "float32" not in version.metrics:
+        return ""
+    return f" (LiteRT {version.metrics['float32']}), so its workers need TensorFlow"
+
+
+def _some(labels: "Sequence[str]") -> str:
+    more = len(labels) - _LABELS_SHOWN
+    return ", ".join(labels[:_LABELS_SHOWN]) + (f" and {more:,} more" if more > 0 else "")

@@ -6,6 +6,8 @@ while it works, and at the end either what it made or the error that stopped it.
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,7 @@ ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "KERAS_BACKEND": "tensorflow",
     "MPLBACKEND": "agg",
+    "COLUMNS": "98",  # Keras's tables are as wide as the terminal, which there is none of.
 }
 
 
@@ -81,13 +84,15 @@ def run_in_child(
                 report = json.loads(line)
                 if "step" in report:
                     on_progress(report["step"], report["done"])
+                elif report.get("kind") == "OSError":
+                    raise ModelError(f"{report['error']}. Mend that, and try again; it works in {scratch}.")
                 elif "error" in report:
                     raise _ERRORS.get(report["kind"], ModelError)(report["error"])
                 else:
                     return report["answer"]
             code = child.wait()
         errors.seek(0)
-        raise ModelError(f"{module} ended with code {code} and no answer:\n{errors.read()[-4000:].strip()}")
+        raise ModelError(_last_words(module, code, errors.read()))
 
 
 @contextmanager
@@ -97,6 +102,17 @@ def _ended(child: "subprocess.Popen[str]") -> Iterator[None]:
     finally:
         child.kill()
         child.communicate()
+
+
+def _last_words(module: str, code: int, said: str) -> str:
+    """What to tell of a child that ended without an answer: what it said, then what that means."""
+    # TensorFlow greets, and warns of what does not matter here.
+    lines = [line for line in said.strip().splitlines() if not re.match(r"WARNING: All log|[IW]0000 ", line)]
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    why = ", as happens where memory runs out" if code == -signal.SIGKILL else ""
+    return "\n".join(
+        [*lines[-30:], f"the process of {module} {how}{why}, and gave no answer. Try the same command again."]
+    )
 
 
 def share(on_progress: Progress, begin: float, end: float) -> Progress:
@@ -131,7 +147,7 @@ def serve(work: Callable[[dict[str, Any], Progress], Any]) -> None:
         report(error=str(error), kind=type(error).__name__)
     except OSError as error:  # A full disk, say.
         place = f": {error.filename}" if error.filename else ""
-        report(error=f"{error.strerror or error}{place}. Mend that, and try again.", kind="ModelError")
+        report(error=f"{error.strerror or error}{place}", kind="OSError")
     else:
         report(answer=answer)
 

@@ -22,6 +22,9 @@ from models.suffixes import SUFFIXES
 
 VALIDATION_SHARE = 0.2
 
+# What others call the splits.
+_OTHER_SPLIT_NAMES = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
+
 
 class Split(StrEnum):
     """What the images of a dataset are for; an image that is found in several goes to the last of them."""
@@ -105,7 +108,7 @@ def read_dataset(
     pixels = map_file(pixels_file, np.uint8, shape)
     chosen, left_out = _choose(_decode(files, pixels, preprocessing, limits, on_progress), files)
     if not chosen:
-        raise DatasetError(f"no image in {folder} can be read; the first: {left_out[0].path}: {left_out[0].reason}.")
+        raise DatasetError(f"no image in {folder} can be used; the first: {left_out[0].path}: {left_out[0].reason}.")
     class_indices = np.array([files[index].class_index for index in chosen], np.int64)
     hashes = [chosen[index] for index in chosen]
     # What was left out leaves no gap: each row moves up, never beyond one that is still to be moved.
@@ -189,6 +192,11 @@ def _split_folders(folder: Path) -> dict[Split | None, Path]:
     folders = _folders(entries)
     # A label may be called like a split; its folder then holds images.
     splits = [each for each in folders if each.name in set(Split) and _folders(_entries(each))]
+    for each in folders:
+        if each not in splits and each.name.lower() in _OTHER_SPLIT_NAMES and _folders(_entries(each)):
+            raise DatasetError(
+                f"{each} holds folders, as a split does. The splits are called {', '.join(Split)}: rename it."
+            )
     if not splits:
         return {None: folder}
     if strangers := [each.name for each in folders if each not in splits]:
@@ -359,6 +367,11 @@ def _split_up(
         of_label = [row for row, file in enumerate(files) if file.class_index == class_index]
         for split in (Split.VALIDATION, Split.TEST):
             rows[split] += [row for row in of_label if files[row].split is split]
+        if has_validation and not any(files[row].split is Split.VALIDATION for row in of_label):
+            raise DatasetError(
+                f"the label {label!r} has no image for validation that can be read. Add some to its folder in "
+                f"{Split.VALIDATION}, or leave that split out, and a fifth of the others is taken."
+            )
         # By content, so that another order of the files, or another name, changes nothing.
         learnt = sorted(
             (row for row in of_label if files[row].split in (None, Split.TRAIN)), key=lambda row: hashes[row]

@@ -59,6 +59,7 @@ def evaluate(
         TransientError: the registry falters.
     """
     check_packages("evaluating a model")
+    registry.refuse_inside(output)
     check_files(version)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def _answer(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
         "model": version.name,
         "version": version.version,
         "content_hash": version.content_hash,
-        "dataset": str(Path(request["dataset"]).absolute()),
+        "dataset": os.path.abspath(request["dataset"]),
         "dataset_sha256": dataset.content_hash,
         "split": str(Split.TEST),
         "learnt": _count_learnt(version, dataset),

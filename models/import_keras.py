@@ -102,6 +102,8 @@ def read_labels_file(path: Path) -> tuple[str, ...]:
         ModelError: it cannot be read, or holds an empty line.
     """
     try:
+        if path.exists() and not path.is_file():  # A device may have no end.
+            raise ModelError(f"the labels in {path} cannot be read: it is no file. Write one label a line.")
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
@@ -134,15 +136,18 @@ def _answer(request: dict[str, Any], on_progress: Progress) -> str:
             labels=given.labels,
             on_progress=share(on_progress, 0.1, 0.3),
         )
-    told = "None were given, so its confidences are as they come: temperature 1, no thresholds, no int8."
+    told = (
+        "It came without labelled images, so its confidences are as they come: temperature 1, no thresholds, no int8."
+    )
     if dataset is not None:
-        told = f"The figures below are of {len(dataset.splits[Split.VALIDATION]):,} of them."
+        images = len(dataset.splits[Split.VALIDATION])
+        told = f"It was calibrated on {images:,} labelled images, which the figures below are of."
     draft = Draft(
         name=given.name,
         model=model,
         labels=given.labels,
         preprocessing=preprocessing,
-        description=f"Imported from {Path(given.file).name}. Labelled images to calibrate it with: {told}",
+        description=f"Imported from {Path(given.file).name}. {told}",
         metrics={"weights_sha256": weights_hash(model)},
         engine=given.engine,
         target_precision=given.target_precision,
@@ -162,6 +167,11 @@ def _with_size(model: keras.Model, given: Import) -> keras.Model:
         raise ModelError(
             f"{given.file} takes {model.input_shape} and gives {model.output_shape}. "
             "A classifier takes pixels (B, S, S, 3) and gives one number for each label, (B, K)."
+        )
+    if not str(model.inputs[0].dtype).startswith("float"):
+        raise ModelError(
+            f"{given.file} takes pixels of type {model.inputs[0].dtype}. Give it a float32 input, which --mean and "
+            "--scale can be applied to."
         )
     _, height, width, channels = model.input_shape
     size = height or width or given.size

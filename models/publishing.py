@@ -108,7 +108,7 @@ def publish_draft(registry: Registry, draft: Draft, dataset: Dataset | None, on_
 def summary(model: keras.Model) -> str:
     """What Keras says of a model's layers: their output shapes and parameters."""
     lines: list[str] = []
-    model.summary(line_length=100, print_fn=lambda line, **_: lines.append(line))
+    model.summary(print_fn=lambda line, **_: lines.append(line))
     return "\n".join(lines) + "\n"
 
 

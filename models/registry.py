@@ -5,8 +5,9 @@ What a version is, and that it still is what was published, is decided here; `St
 
 import json
 import math
+import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,19 +102,42 @@ class Registry:
         """Its folder; None for a registry in a bucket."""
         return self._storage.root if isinstance(self._storage, FolderStorage) else None
 
+    def refuse_inside(self, place: Path) -> None:
+        """Refuse to write somewhere below the registry's own folder, where every file is part of some version.
+
+        Raises:
+            ModelError: the place is there.
+        """
+        if self.root is not None and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(self.root)):
+            raise ModelError(f"{str(place)!r} is inside the registry {self.address}. Name a folder outside of it.")
+
     def has(self, name: str) -> bool:
         """Whether there is any version of that name; errors as for `versions`."""
         return bool(self._storage.list_versions(name))
 
-    def versions(self, name: str | None = None) -> list[ModelVersion]:
+    def versions(
+        self, name: str | None = None, *, on_damaged: Callable[[ModelError], object] | None = None
+    ) -> list[ModelVersion]:
         """Every version, of one name or of all, sorted by name and number; none when the folder does not exist.
+
+        Args:
+            name: None for all.
+            on_damaged: told of each version whose description is damaged, which is left out; None to raise that.
 
         Raises:
             ModelError: a version's description is damaged or cannot be read.
             TransientError: the storage falters.
         """
-        found = self._storage.list_versions(name)
-        return [self._read(each, number) for each, numbers in found.items() for number in numbers]
+        versions = []
+        for each, numbers in self._storage.list_versions(name).items():
+            for number in numbers:
+                try:
+                    versions.append(self._read(each, number))
+                except ModelError as error:
+                    if on_damaged is None:
+                        raise
+                    on_damaged(error)
+        return versions
 
     def find(self, reference: str) -> ModelVersion:
         """Find "NAME", meaning its highest version, or "NAME:VERSION".

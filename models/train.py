@@ -95,9 +95,14 @@ def train(registry: Registry, training: Training, *, home: Path, on_progress: Pr
             "registry": [registry.address, str(registry.workspace)],
             "folder": str(folder.absolute()),
         }
-        answer = run_in_child(
-            "models.train", request, scratch=folder, on_progress=on_progress, keep_open=[lock.fileno()]
-        )
+        try:
+            answer = run_in_child(
+                "models.train", request, scratch=folder, on_progress=on_progress, keep_open=[lock.fileno()]
+            )
+        except BaseException:
+            if not list(folder.glob("*.npz")):  # Nothing to go on from.
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         shutil.rmtree(folder, ignore_errors=True)
     return Trained(
         version=registry.find(answer["version"]),

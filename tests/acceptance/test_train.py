@@ -1,6 +1,7 @@
 """`tagmill train`, `evaluate`, `models import`: labelled photographs in, a version that runs and can be trusted out."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -148,6 +149,16 @@ def test_bad_datasets_exit_with_2_and_publish_nothing(workshop: Tagmill, dataset
     assert versions(workshop) == []
 
 
+def test_damaged_version_does_not_hide_the_others(workshop: Tagmill, dataset: Path) -> None:
+    workshop("train", dataset, "--name", "tints", *QUICK)
+    shutil.copytree(workshop.home / "models" / "tints", workshop.home / "models" / "other")
+
+    done = workshop("models", "list", "--json", code=2)
+
+    assert [version["model"] for version in json.loads(done.stdout)] == ["tints"]
+    assert "other/1/version.json describes tints:1" in done.stderr
+
+
 def test_unreadable_image_is_named_and_training_goes_on(workshop: Tagmill, dataset: Path) -> None:
     (dataset / "red" / "broken.jpg").write_bytes(make_jpeg()[:100])
 
@@ -162,6 +173,8 @@ def test_altered_version_is_refused_by_everything_that_would_use_it(
 ) -> None:
     workshop("train", dataset, "--name", "tints", *QUICK)
     version = Registry(workshop.home / "models").find("tints")
+    inside = workshop("models", "export", "tints", workshop.home / "models" / "other" / "1", code=2)
+    assert "is inside the registry" in inside.stderr
     with (workshop.home / "models" / "tints" / "1" / version.engine_file).open("ab") as file:
         file.write(b"more")
 

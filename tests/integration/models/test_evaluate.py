@@ -94,6 +94,15 @@ def test_pictures_are_there_and_nothing_else(evaluated):
         PngImageFile(BytesIO((output / f"{name}.png").read_bytes())).load()
 
 
+def test_output_inside_the_registry_is_refused(small, tmp_path):
+    workshop, made = small
+
+    with pytest.raises(ModelError, match="is inside the registry"):
+        run(workshop, made.version, workshop.training.dataset, workshop.registry.workspace / "tints" / "1")
+    assert workshop.registry.find("tints:1") == made.version
+    made.version.read("confusion.png")
+
+
 def test_altered_version_is_refused_before_anything_is_written(small, tmp_path):
     workshop, _ = small
     registry = Registry(tmp_path / "models")

@@ -67,6 +67,9 @@ keras.Sequential([layers.Flatten(), softmax()]).save(folder / "unbuilt.keras")
 diverged = save("diverged", *base(), layers.Dense(3))
 diverged.set_weights([weights * np.nan for weights in diverged.get_weights()])
 diverged.save(folder / "diverged.keras")
+whole = keras.Input((32, 32, 3), dtype="uint8")
+scaled = layers.Rescaling(1 / 255)(whole)
+keras.Model(whole, layers.Dense(3)(layers.GlobalAveragePooling2D()(scaled))).save(folder / "integers.keras")
 save("nested", layers.Rescaling(2.0), keras.Sequential([keras.Input((32, 32, 3)), *base(), softmax()]))
 """
 
@@ -155,6 +158,7 @@ def test_labelled_images_calibrate_it_and_let_it_run_in_int8(bring, tmp_path):
         ("softmax.keras", {"size": 64}, "takes pixels of 32 x 32, not --size 64"),
         ("softmax.keras", {"labels": ("a", "b")}, "for 2 labels"),
         ("average.keras", {}, "ends with a softmax that cannot be taken off"),
+        ("integers.keras", {}, "takes pixels of type uint8. Give it a float32 input"),
         ("relu.keras", {}, "ends with 're_lu"),
         ("unbuilt.keras", {}, "whose inputs are not known"),
         ("diverged.keras", {}, "not all finite numbers"),
@@ -164,6 +168,7 @@ def test_labelled_images_calibrate_it_and_let_it_run_in_int8(bring, tmp_path):
         ("softmax.keras", {"scale": 0.0}, "size and scale above 0"),
         ("softmax.keras", {"mean": float("nan")}, "mean must be a number"),
         ("softmax.keras", {"name": "My model"}, "model name 'My model' is not valid"),
+        ("softmax.keras", {"name": "-"}, "model name '-' is not valid; begin with a letter or digit"),
         ("softmax.keras", {"name": "efficientnet_lite0"}, "is the name of the pretrained model"),
         ("softmax.keras", {"engine": EngineChoice.INT8}, "there are no images to compare it with float32 on"),
         ("softmax.keras", {"dataset": "/nowhere"}, "the dataset '/nowhere' does not exist"),

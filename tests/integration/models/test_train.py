@@ -233,6 +233,7 @@ def test_training_that_cannot_be_publishes_nothing(workshop, changes, message):
         workshop.train(**changes)
 
     assert workshop.registry.versions() == []
+    assert not (workshop.home / "training" / "tints").exists()
 
 
 def test_home_that_cannot_be_written_is_told(workshop):

@@ -211,6 +211,16 @@ def make_stranger(folder):
     make_dataset(folder / "more", 3)
 
 
+def make_other_names(folder):
+    make_dataset(folder / "train", 3)
+    make_dataset(folder / "val", 3)
+
+
+def make_validation_without_a_label(folder):
+    make_dataset(folder / "train", 3)
+    make_dataset(folder / "validation", 3, ("red", "green"), first=100)
+
+
 def make_linked_split(folder):
     make_dataset(folder / "train", 3)
     make_dataset(folder.parent / "elsewhere", 3)
@@ -234,6 +244,8 @@ def make_bad_name(folder):
         (make_images_without_folders, "holds no folder of images"),
         (make_label_without_training, "the label 'oak' in .* has no training image"),
         (make_stranger, "holds the splits train and beside them 'more'. Take that away"),
+        (make_other_names, "data/val holds folders, as a split does. The splits are called train, validation, test"),
+        (make_validation_without_a_label, "the label 'blue' has no image for validation that can be read"),
         (make_linked_split, "data/validation is a link, and links are passed over"),
         (make_bad_name, r"the folder 'r\\ted' in .* is no label"),
         (lambda folder: None, "does not exist"),
@@ -299,5 +311,5 @@ def test_evaluation_without_a_readable_image_is_refused(read, tmp_path):
     (tmp_path / "data" / "red").mkdir(parents=True)
     (tmp_path / "data" / "red" / "a.jpg").write_bytes(b"no image")
 
-    with pytest.raises(DatasetError, match=r"no image in .* can be read; the first: .*a.jpg: not_an_image"):
+    with pytest.raises(DatasetError, match=r"no image in .* can be used; the first: .*a.jpg: not_an_image"):
         read(tmp_path / "data", labels=("red", "blue"), is_test=True)
