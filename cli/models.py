@@ -1,15 +1,17 @@
 """`tagmill models`: the registry."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from base.errors import ModelError
 from base.settings import load_settings
 from cli import activation, import_model
 from cli.options import Json
 from cli.output import RowFormat, print_json, print_rows, printable, say
+
+if TYPE_CHECKING:
+    from base.errors import ModelError
 
 app = typer.Typer(
     help="The model versions in the registry.\n\nExample: tagmill models list",
@@ -27,7 +29,7 @@ def list_versions(json: Json = False) -> None:
     from models.registry import open_registry
 
     registry = open_registry(load_settings())
-    damaged: list[ModelError] = []
+    damaged: "list[ModelError]" = []
     versions = registry.versions(on_damaged=damaged.append)
     columns = ("model", "version", "labels", "top_1", "pixels", "engine_file", "content_hash", "created_at")
     rows = [
