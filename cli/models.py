@@ -29,7 +29,7 @@ def list_versions(json: Json = False) -> None:
     from models.registry import open_registry
 
     registry = open_registry(load_settings())
-    damaged: "list[ModelError]" = []
+    damaged: list[ModelError] = []
     versions = registry.versions(on_damaged=damaged.append)
     columns = ("model", "version", "labels", "top_1", "pixels", "engine_file", "content_hash", "created_at")
     rows = [
