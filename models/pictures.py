@@ -115,11 +115,11 @@ def _confusion(axes: Axes, metrics: Metrics) -> str:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     ticks = [_plain(_short(name)) for name in names]
-    axes.set_xticks(range(len(names)), ticks, rotation=90 if len(names) > 6 else 0)
-    axes.set_yticks(range(len(names)), ticks)
+    size = 10 if len(names) <= 12 else 6
+    axes.set_xticks(range(len(names)), ticks, rotation=90 if len(names) > 6 else 0, fontsize=size + 1)
+    axes.set_yticks(range(len(names)), ticks, fontsize=size + 1)
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "white" if shares[row, column] > 0.5 else "black"
-        size = 10 if len(names) <= 12 else 6
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=size)
     axes.set(xlabel="predicted", ylabel="shown")
     left_out = len(mistakes) - len(names)
