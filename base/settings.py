@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, ValidationError, model_validator
 
+from base.buckets import BucketAccess
 from base.errors import SetupError
 
 #: The variable that names the file; `--config` sets it.
@@ -25,6 +26,7 @@ CONFIG_FILE = "tagmill.toml"
 # What tests are started with, and what Kubernetes tells every pod of a Service that is named tagmill, or tagmill-web.
 _OF_OTHERS = re.compile(r"TAGMILL_(TEST_\w+|(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?))")
 
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~/-]*)?", re.ASCII)
 _BUCKET_URL = re.compile(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]+(/(?!\.{1,2}(/|$))[A-Za-z0-9._=-]*)*", re.ASCII)
 
 
@@ -50,6 +52,15 @@ class Settings(BaseModel):
         None,
         description="The model registry: a folder, or `s3://BUCKET/PREFIX`, `gs://…` or `az://…`. "
         "Without it: the folder `models` in the home.",
+    )
+
+    bucket_endpoint: str | None = Field(
+        None,
+        description="Sources in buckets: `https://…` or `http://…` of a server that is compatible with their cloud's. "
+        "`--endpoint` outranks it; workers elsewhere need it, too.",
+    )
+    bucket_requester_pays: bool = Field(
+        False, description="Sources in S3: what is read is charged to us, as some buckets demand."
     )
 
     images_per_batch: PositiveInt = Field(
@@ -91,12 +102,37 @@ class Settings(BaseModel):
                 f"TAGMILL_IMAGE_SECONDS={self.image_seconds:g} is too long for TAGMILL_LEASE_SECONDS="
                 f"{self.lease_seconds:g}: raise the lease to {(self.image_seconds + 2) * 1.5:g} or more"
             )
+        if self.bucket_endpoint is not None and not _ENDPOINT.fullmatch(self.bucket_endpoint):
+            raise ValueError(
+                f"TAGMILL_BUCKET_ENDPOINT {without_secrets(self.bucket_endpoint)!r} is no address of a server: write "
+                "https://HOST or http://HOST:PORT; who goes there is told by the variables of its cloud"
+            )
         try:
             str(self.home.expanduser()).encode()
         except (UnicodeEncodeError, RuntimeError) as error:
             wrong = "is not UTF-8" if isinstance(error, UnicodeEncodeError) else "names a user who is not there"
             raise ValueError(f"TAGMILL_HOME={str(self.home)!r} {wrong}: name another folder") from error
         return self
+
+    def with_endpoint(self, endpoint: str | None) -> Self:
+        """The same with what `--endpoint` says.
+
+        Raises:
+            SetupError: it is no address.
+        """
+        if endpoint is None:
+            return self
+        if not _ENDPOINT.fullmatch(endpoint):
+            raise SetupError(
+                f"--endpoint {without_secrets(endpoint)!r} is no address of a server. Write https://HOST or "
+                "http://HOST:PORT; who goes there is told by the variables of its cloud."
+            )
+        return self.model_copy(update={"bucket_endpoint": endpoint})
+
+    @property
+    def bucket_access(self) -> BucketAccess:
+        """How sources in buckets are reached."""
+        return BucketAccess(endpoint=self.bucket_endpoint, requester_pays=self.bucket_requester_pays)
 
     @property
     def home_path(self) -> Path:

@@ -55,7 +55,7 @@ def activate(
 def diff(
     model_from: Annotated[str, typer.Argument(help="NAME:VERSION.", metavar="FROM")],
     model_to: Annotated[str, typer.Argument(help="NAME:VERSION.", metavar="TO")],
-    source: Annotated[str | None, typer.Option(help="Only images of this folder or file.")] = None,
+    source: Annotated[str | None, typer.Option(help="Only images of this folder, file or bucket's prefix.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=2**63 - 1, help="At most so many kinds of flips.")] = 20,
     json: Json = False,
 ) -> None:
@@ -67,7 +67,7 @@ def diff(
     """
     from dataclasses import asdict
 
-    from producer.folder import source_uri
+    from producer.sources import source_uri
     from results.schema import open_database
     from results.versions import compare_versions
 

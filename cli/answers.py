@@ -19,7 +19,7 @@ def results(
     label: Annotated[list[str] | None, typer.Option(help="Only this label; repeatable, for any of them.")] = None,
     min_confidence: Annotated[float | None, typer.Option(min=0, max=1, help="Only answers this sure.")] = None,
     max_confidence: Annotated[float | None, typer.Option(min=0, max=1, help="Only answers no surer.")] = None,
-    source: Annotated[str | None, typer.Option(help="Only images of this folder or file.")] = None,
+    source: Annotated[str | None, typer.Option(help="Only images of this folder, file or bucket's prefix.")] = None,
     model: Annotated[str | None, typer.Option(help="Only the answers of this model, NAME or NAME:VERSION.")] = None,
     reviewed: Annotated[
         bool | None, typer.Option("--reviewed/--not-reviewed", help="Only answers of people, or of models.")
@@ -35,7 +35,7 @@ def results(
 
     Example: tagmill results --label "tabby" --min-confidence 0.8 --output cats.csv
     """
-    from producer.folder import source_uri
+    from producer.sources import source_uri
     from results.queries import LABEL_COLUMNS, LabelFilter, list_labels
     from results.schema import open_database
 

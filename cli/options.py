@@ -27,7 +27,9 @@ def local_path(text: str, what: str) -> Path:
 RunNumber = Annotated[
     int | None, typer.Argument(min=1, max=2**63 - 1, help="Number of a run; the latest unless given.", metavar="RUN")
 ]
-Source = Annotated[str, typer.Argument(help="A folder of images, or one image.", metavar="SOURCE")]
+Source = Annotated[
+    str, typer.Argument(help="A folder of images, one image, or s3://, gs:// or az://BUCKET/PREFIX.", metavar="SOURCE")
+]
 Model = Annotated[str | None, typer.Option(help="NAME or NAME:VERSION; the pretrained one unless given.")]
 Include = Annotated[
     list[str] | None,
@@ -37,6 +39,10 @@ Exclude = Annotated[
     list[str] | None, typer.Option(help="Glob of images or folders to leave out; repeatable.", metavar="GLOB")
 ]
 Everything = Annotated[bool, typer.Option("--all", help="Unchanged images, too.")]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(help="Address of a server that a cloud's buckets are looked for on.", metavar="URL"),
+]
 Workers = Annotated[
     int | None, typer.Option(min=1, max=256, help="Worker processes to start; one per core unless given.")
 ]

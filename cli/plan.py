@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.settings import Settings, load_settings
-from cli.options import Everything, Exclude, Include, Json, Model, Source
+from cli.options import Endpoint, Everything, Exclude, Include, Json, Model, Source
 from cli.output import PASSED_OVER, duration, facts_table, print_json, progress, say
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def plan(
     include: Include = None,
     exclude: Exclude = None,
     everything: Everything = False,
+    endpoint: Endpoint = None,
     json: Json = False,
 ) -> None:
     """List and compare a source as a run with the same options would, and write nothing.
@@ -31,27 +32,27 @@ def plan(
     from cli.pretrained import check_model
     from models.pretrained import DEFAULT_MODEL
     from models.registry import open_registry
-    from producer.folder import Folder
     from producer.list_source import check_not_empty
     from producer.plan import make_plan
+    from producer.sources import open_source
     from producer.start_run import make_request
     from results.runs import find_hold
 
-    settings = load_settings()
-    folder = Folder(source, include or (), exclude or ())
-    check_not_empty(folder)
+    settings = load_settings().with_endpoint(endpoint)
+    images = open_source(source, include or (), exclude or (), access=settings.bucket_access)
+    check_not_empty(images)
     registry = open_registry(settings)
     check_model(registry, model)
     version = registry.find(model or DEFAULT_MODEL) if model or registry.has(DEFAULT_MODEL) else None
-    request = make_request(folder, version, everything=everything)
+    request = make_request(images, version, everything=everything)
     with progress(quiet=json) as reporter:
         reporter.update("listing", None)
         db = _open(settings)
-        made = make_plan(db, folder, request)
+        made = make_plan(db, images, request)
         reporter.update("measuring the speed", None)
         speed = _measure(settings, version, made)
     facts = {
-        "source": folder.uri,
+        "source": images.uri,
         "model": f"{request.model}:{request.model_version}",
         "new": made.new,
         "changed": made.changed,
@@ -69,7 +70,7 @@ def plan(
         print_json(facts)
     else:
         _print(facts, is_built=version is not None)
-    if db is not None and (held := find_hold(db, folder.uri)) is not None:
+    if db is not None and (held := find_hold(db, images.uri)) is not None:
         say(f"run {held.run_id} of this source is being run by {held.command}; until it has ended, another is refused")
 
 
@@ -93,7 +94,7 @@ def _measure(settings: Settings, version: "ModelVersion | None", made: "Plan") -
     if version is None or not made.sample:
         return None
     limits = DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
-    speed = measure_speed(version, limits, made.sample)
+    speed = measure_speed(version, limits, made.sample, access=settings.bucket_access)
     return speed * cores() if speed else None
 
 

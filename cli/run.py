@@ -10,7 +10,19 @@ import typer
 
 from base.errors import SetupError
 from base.settings import Settings, load_settings
-from cli.options import Everything, Exclude, Include, Json, MaxFailures, Model, RunNumber, Source, TopK, Workers
+from cli.options import (
+    Endpoint,
+    Everything,
+    Exclude,
+    Include,
+    Json,
+    MaxFailures,
+    Model,
+    RunNumber,
+    Source,
+    TopK,
+    Workers,
+)
 from cli.output import PASSED_OVER, facts_table, print_json, progress, say
 from cli.status import describe, find_run
 from cli.work import Work
@@ -33,6 +45,7 @@ def run(
     max_failures: MaxFailures = None,
     top_k: TopK = None,
     workers: Workers = None,
+    endpoint: Endpoint = None,
     json: Json = False,
 ) -> None:
     """Classify what is new or changed in a source, and wait until every image has its end.
@@ -44,24 +57,24 @@ def run(
     """
     from cli.pretrained import check_model, find_or_build
     from models.registry import open_registry
-    from producer.folder import Folder
     from producer.list_source import check_not_empty, source_listing
+    from producer.sources import open_source
     from producer.start_run import make_request
     from results.schema import open_database
 
-    settings = load_settings()
+    settings = load_settings().with_endpoint(endpoint)
     allowed = parse_allowed(max_failures)
-    folder = Folder(source, include or (), exclude or ())
-    check_not_empty(folder)
+    images = open_source(source, include or (), exclude or (), access=settings.bucket_access)
+    check_not_empty(images)
     registry = open_registry(settings)
     check_model(registry, model)
     app = _configured_broker(settings, workers)
     db = open_database(settings, create=True)
     version = find_or_build(registry, model, quiet=json)
-    request = make_request(folder, version, everything=everything, top_k=top_k or settings.top_k)
+    request = make_request(images, version, everything=everything, top_k=top_k or settings.top_k)
 
     def listing(opened: "OpenRun") -> "Listing":
-        return source_listing(db, folder, model_version_id=opened.model_version_id, everything=everything)
+        return source_listing(db, images, model_version_id=opened.model_version_id, everything=everything)
 
     _see_to(settings, db, request, listing, app=app, workers=workers, allowed=allowed, json=json)
 
@@ -70,6 +83,7 @@ def retry(
     run: RunNumber = None,
     max_failures: MaxFailures = None,
     workers: Workers = None,
+    endpoint: Endpoint = None,
     json: Json = False,
 ) -> None:
     """Classify the images again that failed in a run, with the same model version, in a run of their own.
@@ -83,7 +97,7 @@ def retry(
     from results.queries import find_request
     from results.schema import open_database
 
-    settings = load_settings()
+    settings = load_settings().with_endpoint(endpoint)
     allowed = parse_allowed(max_failures)
     db = open_database(settings)
     failed = find_run(db, run)

@@ -8,26 +8,24 @@ own), and to show what was created to whoever asks next.
 """
 
 import functools
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import AzureStore, GCSStore, S3Store
+from obstore.exceptions import AlreadyExistsError, BaseError
 
+from base.buckets import CREDENTIALS, Fault, fault_of, open_store, reason_of
 from base.errors import ModelError, TransientError
 from models.storage import FACTS_FILE, NAME, NUMBER, MakeFiles, differs, hash_of
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig
 
-_STORES: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 # Of a server that is silent: two attempts, so that it is given up within 7 s. One that answers may take its time.
 _CONNECT_TIMEOUT = _READ_TIMEOUT = "3s"
 _RETRY_TIMEOUT = timedelta(seconds=5)
@@ -37,18 +35,7 @@ _PIECE_BYTES = 2**20
 # At once, of the same model; more are taken for a store that says that everything is there.
 _MOST_PUBLISHERS = 100
 
-# Of HTTP: asked too late or too often, or the server's own fault.
-_FALTERS = re.compile(r"status code: (408|429|5\d\d)\b|HTTP error: (?!builder error)|error decoding response body")
-_DENIED = re.compile(r"status code: (401|403)\b")
-_MISSING = re.compile(r"status code: 404\b")
-# Where a machine of a cloud is told who it is, which is asked where no variable says that.
-_NOBODY = re.compile(r"://(169\.254\.\d+\.\d+|metadata)\b|: Missing \w+")
 _NO_BUCKET = "there is no such bucket. Make it, or correct TAGMILL_MODELS_URL"
-_CREDENTIALS = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
-}
 
 
 @dataclass(frozen=True)
@@ -151,19 +138,21 @@ class BucketStorage:
         try:
             yield
         except (BaseError, FileNotFoundError, ValueError) as error:
-            text = str(error).partition("\n\nDebug source")[0]
-            credentials = _CREDENTIALS[self.url.partition("://")[0]]
-            if isinstance(error, FileNotFoundError) or _MISSING.search(text):
-                raise ModelError(f"{what}: {missing}.") from error
-            if _NOBODY.search(text):
-                raise ModelError(f"{what}: there are no credentials. Set {credentials}.") from error
-            if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _DENIED.search(text):
-                raise ModelError(
-                    f"{what}: {_reason(text)}. Correct {credentials}, or what these are allowed to do there."
-                ) from error
-            if _FALTERS.search(text):
-                raise TransientError(f"{what}: {_reason(text)}. See whether the server can be reached.") from error
-            raise ModelError(f"{what}: {_reason(text)}. Correct TAGMILL_MODELS_URL or {credentials}.") from error
+            credentials = CREDENTIALS[self.url.partition("://")[0]]
+            reason = reason_of(error)
+            match fault_of(error):
+                case Fault.MISSING:
+                    raise ModelError(f"{what}: {missing}.") from error
+                case Fault.NOBODY:
+                    raise ModelError(f"{what}: there are no credentials. Set {credentials}.") from error
+                case Fault.DISBELIEVED | Fault.DENIED:
+                    raise ModelError(
+                        f"{what}: {reason}. Correct {credentials}, or what these are allowed to do there."
+                    ) from error
+                case Fault.FALTERS:
+                    raise TransientError(f"{what}: {reason}. See whether the server can be reached.") from error
+                case _:
+                    raise ModelError(f"{what}: {reason}. Correct TAGMILL_MODELS_URL or {credentials}.") from error
 
     def _read_cached(self, sha256: str) -> bytes | None:
         try:
@@ -197,19 +186,8 @@ def _open(url: str, *, writes: bool = False) -> "ObjectStore":
     """A client of the bucket, which reads the environment for where it is and who we are."""
     scheme, _, place = url.partition("://")
     bucket, _, prefix = place.partition("/")
-    # In `config`: `client_options` would take the place of all that the environment says of clients.
     config = {"connect_timeout": _CONNECT_TIMEOUT, "timeout": _FILE_TIMEOUT}
     if not writes:  # The answer to a large file comes late; a silent server is met by the listing before it.
         config["read_timeout"] = _READ_TIMEOUT
     retries: RetryConfig = {"max_retries": _MAX_RETRIES, "retry_timeout": _RETRY_TIMEOUT}
-    store: ObjectStore = _STORES[scheme](bucket, prefix=prefix or None, config=config, retry_config=retries)
-    return store
-
-
-def _reason(text: str) -> str:
-    """The short of it, without what may be secret in addresses."""
-    told = re.search(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", text, re.DOTALL)
-    if told is not None:
-        return f"{told[1]}: {told[2].rstrip('.')}"
-    line = re.sub(r"^Generic \w+ error: (Error performing list request: )?", "", text.partition("\n")[0].rstrip(" ."))
-    return re.sub(r"\?\S*", "", re.sub(r"://[^/\s]*@", "://***@", line))[:300]
+    return open_store(scheme, bucket, prefix=prefix or None, config=config, retries=retries)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from producer.folder import Found, PassedOver
+from producer.sources import Found, PassedOver, Source
 from results.listing import KnownImage
 
 
@@ -67,6 +67,24 @@ def compare(
         if lists(current.uri) and not current.gone:
             yield Change(kind=Kind.GONE, uri=current.uri, known=current)
         current = next(remaining, None)
+
+
+def compare_source(
+    source: Source,
+    find_known: Callable[[str | None], Iterable[KnownImage]],
+    *,
+    after: str | None = None,
+    everything: bool = False,
+) -> Iterator[Change]:
+    """Compare all of a source, stretch by stretch.
+
+    Args:
+        find_known: the known images of the source's range, in URI order, after a URI.
+        after: the last URI that an earlier comparison came to.
+    """
+    for stretch in source.stretches(after):
+        known = find_known(stretch.after)
+        yield from compare(stretch.listing, known, stretch.lists, everything=everything)
 
 
 def retry(failed: Iterable[KnownImage]) -> Iterator[Change]:

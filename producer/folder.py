@@ -1,35 +1,17 @@
 """A source that is a local folder, or a single file."""
 
 import os
-import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from base.errors import SourceError
-from models.suffixes import SUFFIXES
+from producer.globs import Globs
+from producer.sources import Found, PassedOver, Stretch
 
 # What RFC 3986 leaves unencoded in a path, so that our addresses are those that other tools write.
 _SAFE = "/!$&'()*+,;=:@"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """An image that the walk came to."""
-
-    uri: str
-    fingerprint: str  #: size and time of change; the same as long as nobody wrote to the file
-    size_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PassedOver:
-    """Something that is not listed: a link, a device, a FIFO; or a folder that may not be read."""
-
-    uri: str  #: a folder's ends with a slash
-    is_hidden: bool  #: what is there, or below it, could not be seen, so that nothing of it counts as gone
 
 
 class Folder:
@@ -47,8 +29,7 @@ class Folder:
 
     def __init__(self, path: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
         self.include, self.exclude = tuple(include), tuple(exclude)
-        self._include = [_compile_glob(glob, "--include") for glob in include]
-        self._exclude = [_compile_glob(glob.rstrip("/"), "--exclude") for glob in exclude]
+        self._globs = Globs(include, exclude)
         if path.startswith("file://"):
             path = os.fsdecode(unquote_to_bytes(path.removeprefix("file://")))
         if not path or "://" in path:
@@ -79,14 +60,11 @@ class Folder:
             return uri == self.uri
         if not uri.startswith(self._prefix):
             return False
-        relative = self._relative(uri)
-        if self._exclude:
-            parts = relative.split("/")
-            if any(self._excludes("/".join(parts[:depth])) for depth in range(1, len(parts) + 1)):
-                return False
-        if self._include:
-            return any(pattern.fullmatch(relative) for pattern in self._include)
-        return relative.lower().endswith(SUFFIXES)
+        return self._globs.take(self._relative(uri))
+
+    def stretches(self, after: str | None = None) -> Iterator[Stretch]:
+        """See `Source`; a folder has one."""
+        yield Stretch(listing=self.walk(after), lists=self.lists, after=after)
 
     def walk(self, after: str | None = None) -> Iterator[Found | PassedOver]:
         """List the images in the order of their URIs, beginning after `after`.
@@ -113,9 +91,6 @@ class Folder:
     def _relative(self, uri: str) -> str:
         return os.fsdecode(unquote_to_bytes(uri[len(self._prefix) :]))
 
-    def _excludes(self, relative: str) -> bool:
-        return any(pattern.fullmatch(relative) for pattern in self._exclude)
-
     def _walk(self, folder: bytes, prefix: str, after: str | None) -> Iterator[Found | PassedOver]:
         try:
             with os.scandir(folder) as entries:
@@ -129,7 +104,7 @@ class Folder:
             uri, path = prefix + name.quoted, os.path.join(folder, name.raw)
             if name.kind == "folder":
                 is_ahead = after is None or uri > after or after.startswith(uri)
-                if is_ahead and not self._excludes(self._relative(uri).rstrip("/")):
+                if is_ahead and not self._globs.exclude(self._relative(uri).rstrip("/")):
                     yield from self._walk(path, uri, after)
             elif after is not None and uri <= after:
                 continue
@@ -144,11 +119,6 @@ class Folder:
 def path_to_uri(path: bytes) -> str:
     """An absolute path as `file://` URI; every byte that is not plain ASCII is percent-encoded, so any name has one."""
     return "file://" + quote(path, safe=_SAFE)
-
-
-def source_uri(source: str) -> str:
-    """The URI that a source of that path has, whether or not it still exists; a URI stays as it is."""
-    return source if source.startswith("file://") else path_to_uri(os.fsencode(os.path.realpath(source)))
 
 
 class _Name(NamedTuple):
@@ -176,29 +146,3 @@ def _look(path: bytes, uri: str) -> Found | PassedOver | None:
     if not stat.S_ISREG(status.st_mode):
         return None
     return Found(uri=uri, fingerprint=f"{status.st_size}-{status.st_mtime_ns}", size_bytes=status.st_size)
-
-
-def _compile_glob(glob: str, option: str) -> re.Pattern[str]:
-    """`*` and `?` stay within a folder's name, `**` crosses folders, `[…]` is a set; as git and ripgrep do it."""
-    if not glob.strip("/"):
-        raise SourceError(f"{option} {glob!r} matches nothing. Write a glob such as '*.jpg' or 'shoes/**/*.png'.")
-    anchored = "/" in glob.rstrip("/")
-    pattern, rest = "" if anchored else "(?:.*/)?", glob.lstrip("/")
-    while rest:
-        if rest.startswith("**/"):
-            pattern, rest = pattern + "(?:.*/)?", rest[3:]
-        elif rest.startswith("**"):
-            pattern, rest = pattern + ".*", rest[2:]
-        elif rest[0] == "*":
-            pattern, rest = pattern + "[^/]*", rest[1:]
-        elif rest[0] == "?":
-            pattern, rest = pattern + "[^/]", rest[1:]
-        elif rest[0] == "[" and (end := rest.find("]", 2)) > 0:
-            inside = rest[1:end].replace("\\", "\\\\").replace("[", "\\[")
-            pattern, rest = pattern + "[" + ("^/" + inside[1:] if inside[0] in "!^" else inside) + "]", rest[end + 1 :]
-        else:
-            pattern, rest = pattern + re.escape(rest[0]), rest[1:]
-    try:
-        return re.compile(pattern, re.DOTALL)
-    except re.error as error:
-        raise SourceError(f"{option} {glob!r} is not a glob: {error}. Write one such as '*.jpg'.") from error

@@ -7,9 +7,17 @@ from collections.abc import Callable, Iterator
 from base.errors import SourceError
 from models.suffixes import SUFFIXES
 from producer.batching import cut
-from producer.changes import Change, compare, retry
-from producer.folder import Folder, Found
-from results.listing import ListingTaken, end_listing, find_failed, find_known, find_listing, record_chunk
+from producer.changes import Change, compare_source, retry
+from producer.sources import Found, Source
+from results.listing import (
+    KnownImage,
+    ListingTaken,
+    end_listing,
+    find_failed,
+    find_known,
+    find_listing,
+    record_chunk,
+)
 from results.runs import OpenRun
 from results.session import Database
 
@@ -17,21 +25,22 @@ from results.session import Database
 Listing = Callable[[str | None], Iterator[Change]]
 
 
-def check_not_empty(source: Folder) -> None:
+def check_not_empty(source: Source) -> None:
     """Refuse a source without a single image, before anything is written: most often it is the wrong folder, or a
     disk that is not mounted, and its images are not gone.
 
     Raises:
         SourceError: it lists nothing.
     """
-    if not any(isinstance(found, Found) for found in source.walk()):
+    listed = (found for stretch in source.stretches() for found in stretch.listing)
+    if not any(isinstance(found, Found) for found in listed):
         wanted = " or ".join(source.include) if source.include else ", ".join(suffix[1:] for suffix in SUFFIXES)
         without = f", without {' or '.join(source.exclude)}" if source.exclude else ""
         mend = "another --exclude" if source.exclude else "--include GLOB"
-        raise SourceError(f"no images in {source.uri} (looked for {wanted}{without}). Name another folder, or {mend}.")
+        raise SourceError(f"no images in {source.uri} (looked for {wanted}{without}). Name another source, or {mend}.")
 
 
-def source_listing(db: Database, source: Folder, *, model_version_id: int | None, everything: bool) -> Listing:
+def source_listing(db: Database, source: Source, *, model_version_id: int | None, everything: bool) -> Listing:
     """What is to be done for each image of a source.
 
     Args:
@@ -41,8 +50,10 @@ def source_listing(db: Database, source: Folder, *, model_version_id: int | None
     first, end = source.uri_range
 
     def list_after(cursor: str | None) -> Iterator[Change]:
-        known = find_known(db, model_version_id=model_version_id, first=first, end=end, after=cursor)
-        return compare(source.walk(after=cursor), known, source.lists, everything=everything)
+        def known_after(after: str | None) -> Iterator[KnownImage]:
+            return find_known(db, model_version_id=model_version_id, first=first, end=end, after=after)
+
+        return compare_source(source, known_after, after=cursor, everything=everything)
 
     return list_after
 
@@ -62,6 +73,7 @@ def record_listing(
 
     Raises:
         SourceError: the source can no longer be read.
+        TransientError: its store falters.
     """
     cursor, is_listed = run.cursor, run.is_listed
     while not is_listed:

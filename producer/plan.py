@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from producer.changes import Change, Kind, compare
-from producer.folder import Folder
+from producer.changes import Change, Kind, compare_source
 from producer.list_source import source_listing
+from producer.sources import Source
 from results.listing import find_waiting
 from results.runs import RunRequest, find_model_version, find_unfinished
 from results.session import Database
@@ -37,7 +37,7 @@ class Plan:
         return self.new + self.changed + self.again + self.waiting
 
 
-def make_plan(db: Database | None, source: Folder, request: RunRequest) -> Plan:
+def make_plan(db: Database | None, source: Source, request: RunRequest) -> Plan:
     """Count what a run of that request would do.
 
     Args:
@@ -48,7 +48,7 @@ def make_plan(db: Database | None, source: Folder, request: RunRequest) -> Plan:
         SourceError: the source cannot be read.
     """
     if db is None:
-        return _count(compare(source.walk(), [], source.lists), None, [])
+        return _count(compare_source(source, lambda after: []), None, [])
     version_id = find_model_version(db, request)
     listing = source_listing(db, source, model_version_id=version_id, everything=request.everything)
     unfinished = find_unfinished(db, request)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from base.errors import SetupError
 from models.pretrained import DEFAULT_MODEL
 from models.registry import ModelVersion
-from producer.folder import Folder
+from producer.sources import Source
 from results.runs import OpenRun, RunRequest, SourceHeld, let_go_of_run, open_run
 from results.session import Database
 
@@ -30,7 +30,7 @@ def holder() -> str:
 
 
 def make_request(
-    source: Folder, version: ModelVersion | None, *, everything: bool = False, top_k: int = 5
+    source: Source, version: ModelVersion | None, *, everything: bool = False, top_k: int = 5
 ) -> RunRequest:
     """What a run of a source with a model version is asked for.
 

@@ -1,11 +1,16 @@
 """The images of a batch → answers and failures. Knows nothing of Celery, and of SQL only through what it is given."""
 
+import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import TYPE_CHECKING
 
+from base.buckets import BucketAccess, listed_as
 from base.errors import FailureReason, ImageError, SetupError, TransientError
 from results.ledger import Answer, ClaimedImage, Failure
-from worker.fetching import Fetched, fetch
+from worker.fetching import Fetched, fetch, is_remote
 
 if TYPE_CHECKING:
     from models.classifier import Classifier
@@ -15,6 +20,12 @@ Labels = Sequence[tuple[str, float]]
 # Twins are looked up for as many images at once as these many bytes hold: one question to SQL for a batch of ordinary
 # photographs, and flat memory for a batch of huge ones.
 _BYTES_HELD = 32 * 2**20
+# Of a bucket: fetched at once, fetched ahead of what is classified, and classified while others are fetched.
+_FETCHERS = 8
+_IMAGES_AHEAD = 16
+_IMAGES_PER_GROUP = 16
+# How often we tell that we still wait for a bucket, which is no image's fault and ends by itself.
+_WAITING_SECONDS = 1.0
 
 
 def classify(
@@ -23,6 +34,7 @@ def classify(
     *,
     top_k: int,
     max_bytes: int,
+    access: BucketAccess = BucketAccess(),  # noqa: B008 (it is frozen)
     find_twins: Callable[[Collection[bytes]], dict[bytes, list[tuple[str, float]]]],
     on_progress: Callable[[], object],
 ) -> tuple[list[Answer], list[Failure]]:
@@ -31,16 +43,21 @@ def classify(
     Args:
         top_k: labels kept for each image.
         max_bytes: a larger image is not read.
+        access: how buckets are reached.
         find_twins: content hashes to the answers known for them; hashes without one are left out.
         on_progress: called after each step; what it raises ends the batch.
 
     Returns:
         Together one end for every image.
+
+    Raises:
+        TransientError: a bucket falters.
+        SetupError: a bucket does not know who we are.
     """
     answers: list[Answer] = []
     failures: list[Failure] = []
     most = min(top_k, len(classifier.version.labels))
-    for group, unfetched in _fetch_all(images, max_bytes, on_progress):
+    for group, unfetched in _fetch_all(images, max_bytes, access, on_progress):
         failures += unfetched
         labels_of: dict[bytes, Labels] = {
             content_hash: labels[:most]
@@ -76,25 +93,70 @@ def classify(
 
 
 def _fetch_all(
-    images: Sequence[ClaimedImage], max_bytes: int, on_progress: Callable[[], object]
+    images: Sequence[ClaimedImage], max_bytes: int, access: BucketAccess, on_progress: Callable[[], object]
 ) -> Iterator[tuple[list[tuple[ClaimedImage, Fetched]], list[Failure]]]:
     """Groups of fetched images, and the failures among them, until every image was in one."""
     group: list[tuple[ClaimedImage, Fetched]] = []
     failures: list[Failure] = []
     held = 0
-    for image in images:
+    # Files come from the page cache or a disk, where a second reader is no help.
+    ahead = bool(images) and is_remote(images[0].uri)
+    most = _IMAGES_PER_GROUP if ahead else len(images) + 1
+    for image, get in (_fetch_ahead if ahead else _fetch_in_turn)(images, max_bytes, access, on_progress):
         try:
-            fetched = fetch(image.uri, max_bytes=max_bytes)
+            fetched = get()
         except (ImageError, MemoryError) as error:
             failures.append(_failure(image, error))
         else:
             group.append((image, fetched))
             held += len(fetched.encoded)
         on_progress()
-        if held >= _BYTES_HELD:
+        if held >= _BYTES_HELD or len(group) >= most:
             yield group, failures
             group, failures, held = [], [], 0
     yield group, failures
+
+
+def _fetch_in_turn(
+    images: Sequence[ClaimedImage], max_bytes: int, access: BucketAccess, on_progress: Callable[[], object]
+) -> Iterator[tuple[ClaimedImage, Callable[[], Fetched]]]:
+    for image in images:
+        yield image, partial(fetch, image.uri, max_bytes=max_bytes)
+
+
+def _fetch_ahead(
+    images: Sequence[ClaimedImage], max_bytes: int, access: BucketAccess, on_progress: Callable[[], object]
+) -> Iterator[tuple[ClaimedImage, Callable[[], Fetched]]]:
+    """Fetch some at once, and go on with that while the caller works on what it got; in the order of the images."""
+    stopped = threading.Event()
+    running: deque[tuple[ClaimedImage, Future[Fetched], int]] = deque()
+    pool = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="fetch")
+    try:
+        for image in images:
+            size = listed_as(image.fingerprint)[0]
+            # By what the listing says of their sizes; an image that grew since is bounded by `max_bytes`.
+            while running and (
+                len(running) >= _IMAGES_AHEAD or size + sum(ahead for _, _, ahead in running) > _BYTES_HELD
+            ):
+                yield _wait_for(running, on_progress)
+            job = pool.submit(
+                fetch, image.uri, max_bytes=max_bytes, access=access, listed=image.fingerprint, stopped=stopped
+            )
+            running.append((image, job, size))
+        while running:
+            yield _wait_for(running, on_progress)
+    finally:
+        stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _wait_for(
+    running: "deque[tuple[ClaimedImage, Future[Fetched], int]]", on_progress: Callable[[], object]
+) -> tuple[ClaimedImage, Callable[[], Fetched]]:
+    image, job, _ = running.popleft()
+    while not wait([job], _WAITING_SECONDS).done:
+        on_progress()
+    return image, job.result
 
 
 def _failure(image: ClaimedImage, error: Exception, fetched: Fetched | None = None) -> Failure:

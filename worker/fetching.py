@@ -1,15 +1,40 @@
-"""URI → bytes, or a failure with its reason."""
+"""URI → bytes, or a failure with its reason.
+
+Of a bucket's object, what may pass is tried again here, as 64 of them travel in one batch, and giving that back for one
+would be slow where a store is busy. What does not pass is nobody's fault and gives the batch back.
+"""
 
 import errno
 import hashlib
 import os
+import random
 import stat
+import threading
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from base.errors import FailureReason, ImageError
+from base.buckets import (
+    CREDENTIALS,
+    BucketAccess,
+    Fault,
+    errors,
+    fault_of,
+    fingerprint_of,
+    listed_as,
+    open_source_bucket,
+    reason_of,
+    split_uri,
+)
+from base.errors import FailureReason, ImageError, SourceError, TransientError
 
 _TRIES = 3
+
+# Of a bucket. Where a fifth of the answers is 503, one batch of 64 in some thousand is given back.
+_BUCKET_TRIES = 8
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 2.0
+_PIECE_BYTES = 2**20
+
+_NEVER = threading.Event()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,19 +42,43 @@ class Fetched:
     """The bytes of an image, all of one moment."""
 
     encoded: bytes
-    fingerprint: str  #: as `producer/folder.py` makes it, of these very bytes
+    fingerprint: str  #: as the source's listing makes it, of these very bytes
     content_hash: bytes  #: their sha256
 
 
-def fetch(uri: str, *, max_bytes: int) -> Fetched:
-    """Read an image that was listed, without ever following a link, waiting on a FIFO, or taking half of a change.
+def is_remote(uri: str) -> bool:
+    """Whether fetching it is mostly waiting."""
+    return not uri.startswith("file://")
+
+
+def fetch(
+    uri: str,
+    *,
+    max_bytes: int,
+    access: BucketAccess = BucketAccess(),  # noqa: B008 (it is frozen)
+    listed: str | None = None,
+    stopped: threading.Event = _NEVER,
+) -> Fetched:
+    """Read an image that was listed.
 
     Args:
-        uri: a `file://` URI.
+        uri: a `file://` URI, or that of an object in a bucket.
+        access: how buckets are reached.
+        listed: the fingerprint that the listing gave; of what changed since, the present bytes are taken.
+        stopped: once it is set, a bucket is not asked again.
 
     Raises:
         ImageError: it is not there, not to be read, too large, or kept changing.
+        TransientError: a bucket falters, and did so for some seconds.
+        SourceError: a bucket does not know who we are.
     """
+    if is_remote(uri):
+        return _fetch_object(uri, max_bytes, access, listed, stopped)
+    return _fetch_file(uri, max_bytes)
+
+
+def _fetch_file(uri: str, max_bytes: int) -> Fetched:
+    """Without ever following a link, waiting on a FIFO, or taking half of a change."""
     path = unquote_to_bytes(uri.removeprefix("file://"))
     try:
         for _ in range(_TRIES):
@@ -40,6 +89,56 @@ def fetch(uri: str, *, max_bytes: int) -> Fetched:
         code = errno.errorcode.get(error.errno or 0, "unknown")
         raise ImageError(_reason(error), f"{error.strerror} ({code})") from error
     raise ImageError(FailureReason.STORAGE_ERROR, f"changed while it was read, {_TRIES} times in a row")
+
+
+def _fetch_object(
+    uri: str, max_bytes: int, access: BucketAccess, listed: str | None, stopped: threading.Event
+) -> Fetched:
+    e_tag = listed_as(listed)[1] if listed else None
+    waits = 0
+    while True:
+        try:
+            fetched = _get(uri, max_bytes, access, e_tag)
+            if fetched is not None:
+                return fetched
+            reason = "its body was shorter than its length"
+        except errors() as error:
+            fault, reason = fault_of(error), reason_of(error)
+            if fault is Fault.CHANGED and e_tag is not None:
+                e_tag = None  # Others have written to it since: what is there now is taken.
+                continue
+            if fault is not Fault.FALTERS:
+                raise _refusal(uri, fault, reason) from error
+        waits += 1
+        longest = min(_FIRST_WAIT_SECONDS * 2 ** (waits - 1), _LONGEST_WAIT_SECONDS)
+        if waits == _BUCKET_TRIES or stopped.wait(random.uniform(longest / 2, longest)):
+            raise TransientError(f"{uri} could not be fetched: {reason}, {waits} times in a row")
+
+
+def _get(uri: str, max_bytes: int, access: BucketAccess, e_tag: str | None) -> Fetched | None:
+    """None where the body ended too early."""
+    import obstore
+
+    scheme, bucket, key = split_uri(uri)
+    store = open_source_bucket(scheme, bucket, access)
+    response = obstore.get(store, key, options={"if_match": f'"{e_tag}"'} if e_tag else {})
+    meta = response.meta
+    size = meta["size"]
+    if size > max_bytes:
+        raise ImageError(FailureReason.TOO_LARGE, f"{size} bytes; TAGMILL_MAX_IMAGE_BYTES allows {max_bytes}")
+    encoded = b"".join(response.stream(min_chunk_size=_PIECE_BYTES))
+    if len(encoded) != size:
+        return None
+    fingerprint = fingerprint_of(size, meta["e_tag"], meta["last_modified"])
+    return Fetched(encoded=encoded, fingerprint=fingerprint, content_hash=hashlib.sha256(encoded).digest())
+
+
+def _refusal(uri: str, fault: Fault, reason: str) -> ImageError | SourceError:
+    if fault in (Fault.NOBODY, Fault.DISBELIEVED):
+        told = "there are no credentials" if fault is Fault.NOBODY else reason
+        return SourceError(f"{uri} cannot be fetched: {told}. Correct {CREDENTIALS[split_uri(uri)[0]]} of the worker.")
+    reasons = {Fault.MISSING: FailureReason.NOT_FOUND, Fault.DENIED: FailureReason.FORBIDDEN}
+    return ImageError(reasons.get(fault, FailureReason.STORAGE_ERROR), reason)
 
 
 def _read(path: bytes, max_bytes: int) -> Fetched | None:

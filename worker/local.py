@@ -68,6 +68,8 @@ def worker_variables(settings: Settings, broker_url: str) -> dict[str, str]:
         "TAGMILL_MODELS_URL": settings.models_address,
         "TAGMILL_BROKER_URL": broker_url,
     }
+    # Threads that fetch from buckets would reserve 64 MB each, of which an image's memory limit leaves no room.
+    variables["MALLOC_ARENA_MAX"] = "2"
     # One thread for each process: they share the cores already.
     return variables | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 

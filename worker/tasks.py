@@ -113,6 +113,7 @@ def _classify(db: Database, held: ledger.Claim, settings: Settings) -> tuple[lis
             held.images,
             top_k=held.top_k,
             max_bytes=settings.max_image_bytes,
+            access=settings.bucket_access,
             find_twins=find_twins,
             on_progress=heartbeat.beat,
         )

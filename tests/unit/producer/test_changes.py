@@ -1,7 +1,7 @@
 """New, changed, unchanged, gone."""
 
 from producer.changes import Kind, compare
-from producer.folder import Found, PassedOver
+from producer.sources import Found, PassedOver
 from results.listing import KnownImage
 
 

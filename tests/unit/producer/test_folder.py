@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from base.errors import SourceError
-from producer.folder import Folder, Found, PassedOver, path_to_uri
+from producer.folder import Folder, path_to_uri
+from producer.sources import Found, PassedOver
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from base.errors import FailureReason, ImageError
-from producer.folder import Folder, Found
+from producer.folder import Folder
+from producer.sources import Found
 from worker.fetching import Fetched, fetch
 
 MAX_BYTES = 1000

@@ -32,6 +32,8 @@ def test_worker_has_every_setting_of_the_command(tmp_path: Path, monkeypatch: py
         reader_url="postgresql://r:secret@h/n",
         broker_url="redis://:pass@h/0",
         models_url=str(tmp_path / "models"),
+        bucket_endpoint="http://store.example:9000",
+        bucket_requester_pays=True,
         images_per_batch=7,
         batches_in_queue=8,
         lease_seconds=100.5,
