@@ -2,6 +2,7 @@
 
 import http.client
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import obstore
 import pytest
@@ -91,6 +92,23 @@ def test_listing_that_falters_is_tried_again(
     proxy.busy, proxy.lists[:] = 1.0, []
     with pytest.raises(TransientError, match=r"photos cannot be listed: .*the same command then goes on"):
         found(Bucket(url, access=access))
+
+
+def test_listing_of_several_pages_is_whole_whatever_falters(
+    store: S3Store, access: BucketAccess, proxy: StoreProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_module, "_FIRST_WAIT_SECONDS", 0.01)
+    keys = [f"photos/{number:05}.jpg" for number in range(2100)]  # The server gives 1000 at a time.
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: obstore.put(store, key, b"x"), keys))
+    source = Bucket(f"s3://{store.config['bucket']}/photos", access=access)
+    proxy.busy = 0.4
+
+    uris = [one.uri for one in found(source)]
+
+    assert uris == [f"s3://{store.config['bucket']}/{key}" for key in keys]
+    assert len(proxy.lists) >= 3
+    assert [one.uri for one in found(source, uris[1499])] == uris[1500:]
 
 
 @pytest.mark.parametrize(
