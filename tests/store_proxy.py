@@ -19,6 +19,8 @@ class StoreProxy:
         self.refused: dict[str, int] = {}  #: from the end of a path to the status that it gets
         self.bodies: list[str] = []  #: paths of the objects that were given
         self.lists: list[str] = []  #: what listings asked for
+        self.go_on = threading.Event()  #: while it is not set, a listing's second page has to wait
+        self.go_on.set()
         self.chance = random.Random(5)
         self.lock = threading.Lock()
 
@@ -38,6 +40,8 @@ def store_proxy(url: str) -> Iterator[StoreProxy]:
             if status:
                 self.answer(status, {}, b"<Error><Code>Told</Code><Message>No.</Message></Error>")
                 return
+            if "continuation-token" in query:
+                proxy.go_on.wait(60)
             connection = http.client.HTTPConnection(proxy.upstream)
             connection.request("GET", self.path, headers=dict(self.headers))
             response = connection.getresponse()

@@ -1,6 +1,9 @@
 """Images in a bucket, classified and classified again after changes."""
 
+import json
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import obstore
 import pytest
@@ -63,6 +66,33 @@ def test_busy_store_and_then_a_night_of_changes(
 
     assert (third["failed"], third["classified"] - third["reused"], third["gone"]) == (0, 5, 110)
     assert (len(proxy.bodies), third["listed"]) == (155, 340)
+    tagmill("verify")
+
+
+def test_run_that_is_killed_while_it_lists_goes_on_from_its_cursor(
+    tagmill: Tagmill, bucket: tuple[str, S3Store], proxy: StoreProxy
+) -> None:
+    url, store = bucket
+    with ThreadPoolExecutor(8) as pool:  # Of the same bytes, so that all but one are answered at once.
+        list(pool.map(lambda number: obstore.put(store, f"photos/z/{number:04}.jpg", jpeg(0)), range(900)))
+    tagmill.environment["TAGMILL_IMAGES_PER_BATCH"] = "16"
+    proxy.go_on.clear()
+    command = ("run", url, "--endpoint", proxy.url, "--json")
+    killed = tagmill.start(*command)
+    tagmill.wait_for_batches(1)
+    listed = tagmill.status()["listed"]
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    proxy.go_on.set()
+
+    done = tagmill(*command)
+
+    facts = json.loads(done.stdout)
+    assert 0 < listed < 1200
+    assert "going on with run 1" in done.stderr
+    assert (facts["run_id"], facts["listed"], facts["classified"], facts["failed"]) == (1, 1200, 1200, 0)
+    (row,) = tagmill.sql("SELECT count(*) AS images, count(DISTINCT image_uri) AS different FROM current_labels")
+    assert row == {"images": "1200", "different": "1200"}
     tagmill("verify")
 
 
