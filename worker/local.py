@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -87,7 +88,10 @@ class LocalWorker:
         self._processes = processes
         self._log_path = log_path
         self._identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
+        # What its processes leave behind when they are killed, as they are at the end of a run, goes with this folder.
+        self._scratch = tempfile.TemporaryDirectory(prefix="tagmill-")
         self._environment = os.environ | worker_variables(settings, broker_url) | worker_environment(self._identity)
+        self._environment["TMPDIR"] = self._scratch.name
         self._claims = 0
         self._deaths = 0
         self._process = self._start()
@@ -129,6 +133,7 @@ class LocalWorker:
         finally:
             self._kill_group()
             self._process.wait()
+            self._scratch.cleanup()
             ledger.give_back_lost(self._db, f"{self._identity}/", None)
 
     def _kill_group(self) -> None:

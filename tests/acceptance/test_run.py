@@ -177,6 +177,15 @@ def test_all_classifies_unchanged_images_again(tagmill: Tagmill, tmp_path: Path)
     assert row == {"ranks": "7", "run_id": "2"}
 
 
+def test_run_leaves_nothing_in_the_folder_of_temporary_files(tagmill: Tagmill, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    tagmill.environment["TMPDIR"] = str(tmp_path / "tmp")
+
+    tagmill.run(make_many(tmp_path / "a", 10))
+
+    assert os.listdir(tmp_path / "tmp") == []
+
+
 def test_failures_above_the_budget_end_with_1(tagmill: Tagmill, tmp_path: Path) -> None:
     folder = make_many(tmp_path / "a", 9)
     (folder / "broken.jpg").write_bytes(b"no image")
