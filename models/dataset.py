@@ -115,18 +115,10 @@ def read_dataset(
     for row, index in enumerate(chosen):
         pixels[row] = pixels[index]
     kept_files = [files[index] for index in chosen]
-    splits = (
-        _all_test(kept_files)
-        if is_test
-        else _split_up(kept_files, hashes, {position[label]: label for label, _, _ in found})
-    )
-    # Of contents alone, so that other names of the files change nothing.
-    identity = repr(
-        [
-            names,
-            *((str(split), [(hashes[row], int(class_indices[row])) for row in rows]) for split, rows in splits.items()),
-        ]
-    )
+    if is_test:
+        splits = {Split.TEST: np.arange(len(chosen), dtype=np.int64)}
+    else:
+        splits = _split_up(kept_files, hashes, {position[label]: label for label, _, _ in found})
     return Dataset(
         labels=names,
         paths=tuple(file.path for file in kept_files),
@@ -134,10 +126,18 @@ def read_dataset(
         pixels=pixels[: len(chosen)],
         hashes=tuple(hashes),
         splits=splits,
-        content_hash=hashlib.sha256(identity.encode()).hexdigest(),
+        content_hash=_content_hash(names, hashes, class_indices, splits),
         left_out=tuple(left_out),
         passed_over=passed_over,
     )
+
+
+def _content_hash(
+    labels: Sequence[str], hashes: Sequence[str], class_indices: np.ndarray, splits: Mapping[Split, np.ndarray]
+) -> str:
+    """Of contents alone, so that other names of the files change nothing."""
+    parts = [(str(split), [(hashes[row], int(class_indices[row])) for row in rows]) for split, rows in splits.items()]
+    return hashlib.sha256(repr([tuple(labels), *parts]).encode()).hexdigest()
 
 
 def map_file(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.ndarray:
@@ -352,10 +352,6 @@ def _choose(
             if contradicts or index != kept:
                 left_out.append(LeftOut(path=files[index].path, reason=reason))
     return dict(sorted(chosen.items())), sorted(left_out, key=lambda each: each.path)
-
-
-def _all_test(files: Sequence[LabelledFile]) -> dict[Split, np.ndarray]:
-    return {Split.TEST: np.arange(len(files), dtype=np.int64)}
 
 
 def _split_up(
