@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from base.errors import TransientError
-from results.runs import RunRequest
+from results.runs import Guard, RunRequest
 from results.session import Database
 from results.tables import ItemStatus, RunStatus, batches, images, items, model_versions, predictions, runs
 
@@ -119,6 +119,8 @@ def find_request(db: Database, run_id: int) -> RunRequest:
         everything=row.everything,
         retry_of=row.retry_of,
         top_k=row.top_k,
+        guard=None if row.guard is None else Guard(**json.loads(row.guard)),
+        deadline=row.deadline,
     )
 
 

@@ -1,7 +1,7 @@
 """The life of a run: begun or gone on with, held by a command, closed, failed, cancelled."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,6 +38,16 @@ class SourceHeld(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Guard:
+    """What has to hold before a staged run is published."""
+
+    max_failures: str | None = None  #: a number, or a share of the listed with `%`; None: as many as fail
+    max_shrink: float = 0.2  #: share by which fewer images may be listed than by the last published run of the source
+    max_label_shift: float = 0.2  #: share of the images that may have changed from some labels to others, net
+    max_confidence_drop: float = 0.1  #: of the mean confidence
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRequest:
     """What a run is asked for. A run that was not finished is gone on with by the same request."""
 
@@ -50,6 +60,8 @@ class RunRequest:
     everything: bool = False  #: unchanged images are classified again, too
     retry_of: int | None = None  #: the run whose failed images are listed, instead of the source
     top_k: int = 5  #: labels kept for each image; a run that is gone on with keeps its own
+    guard: Guard | None = None  #: the run is staged, and published where this holds; None: published as it goes
+    deadline: float | None = None  #: seconds since 1970 by the database's clock; what is not reached is cancelled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +105,7 @@ def open_run(db: Database, request: RunRequest, *, holder: str) -> OpenRun:
                 .values(
                     **_key(request),
                     **held,
+                    **_terms(request),
                     top_k=request.top_k,
                     model_version_id=version_id,
                     status=RunStatus.LISTING,
@@ -105,7 +118,9 @@ def open_run(db: Database, request: RunRequest, *, holder: str) -> OpenRun:
             raise TransientError(f"run {row.id} is being cancelled; try again in a moment")
         listed = row.listed_at is not None
         status = RunStatus.RUNNING if listed else RunStatus.LISTING
-        connection.execute(runs.update().where(runs.c.id == row.id).values(**held, status=status, error=None))
+        connection.execute(
+            runs.update().where(runs.c.id == row.id).values(**held, **_terms(request), status=status, error=None)
+        )
         return _unfinished_run(row)
 
     close_runs(db)  # One that is being cancelled is not gone on with.
@@ -237,6 +252,15 @@ def _key(request: RunRequest) -> dict[str, Any]:
         "exclude": json.dumps(sorted(request.exclude)),
         "everything": request.everything,
         "retry_of": request.retry_of,
+        "staged": request.guard is not None,
+    }
+
+
+def _terms(request: RunRequest) -> dict[str, Any]:
+    """What holds for the rest of a run, by whoever went on with it last."""
+    return {
+        "guard": None if request.guard is None else json.dumps(asdict(request.guard)),
+        "deadline": request.deadline,
     }
 
 

