@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, get_args
 from urllib.parse import unquote_to_bytes
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, ValidationError, model_validator
 
@@ -92,6 +93,22 @@ class Settings(BaseModel):
     )
 
     top_k: PositiveInt = Field(5, le=1000, description="Labels that are kept for each image.")
+
+    timezone: str | None = Field(
+        None, description="Of schedules and `--until`, such as `Europe/Zurich`. Without it: the machine's own."
+    )
+    guard_max_shrink: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Staged runs: the share by which fewer images than by the last published run may be listed.",
+    )
+    guard_max_label_shift: float = Field(
+        0.2, ge=0, le=1, description="Staged runs: the share of the source's images by which its labels may shift."
+    )
+    guard_max_confidence_drop: float = Field(
+        0.1, ge=0, le=1, description="Staged runs: how much lower the mean confidence may be."
+    )
     json_logs: bool = Field(False, description="Logs as JSON, one object a line, instead of columns.")
 
     @model_validator(mode="after")
@@ -107,6 +124,8 @@ class Settings(BaseModel):
                 f"TAGMILL_BUCKET_ENDPOINT {without_secrets(self.bucket_endpoint)!r} is no address of a server: write "
                 "https://HOST or http://HOST:PORT; who goes there is told by the variables of its cloud"
             )
+        if self.timezone is not None and self.timezone not in available_timezones():
+            raise ValueError(f"TAGMILL_TIMEZONE={self.timezone!r} is no time zone: write one such as Europe/Zurich")
         try:
             str(self.home.expanduser()).encode()
         except (UnicodeEncodeError, RuntimeError) as error:
@@ -128,6 +147,11 @@ class Settings(BaseModel):
                 "http://HOST:PORT; who goes there is told by the variables of its cloud."
             )
         return self.model_copy(update={"bucket_endpoint": endpoint})
+
+    @property
+    def zone(self) -> ZoneInfo | None:
+        """The time zone that schedules and `--until` are meant in; None is the machine's own, for `datetime`, too."""
+        return None if self.timezone is None else ZoneInfo(self.timezone)
 
     @property
     def bucket_access(self) -> BucketAccess:
