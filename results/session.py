@@ -44,7 +44,7 @@ def _postgresql_time(element: object, compiler: object, **options: Any) -> str:
 
 
 class Database:
-    """One database: an engine for writing and, on SQLite, a second one whose transactions only read.
+    """One database: an engine for writing, and one whose transactions only read and see a single moment.
 
     Make one per process, after it was started: connections do not survive a fork.
     """
@@ -67,7 +67,9 @@ class Database:
             self.engine = _sqlite_engine(url, begin="BEGIN IMMEDIATE")
             self.reader = _sqlite_engine(url, begin="BEGIN")
         else:
-            self.engine = self.reader = _postgresql_engine(url)
+            self.engine = _postgresql_engine(url)
+            # Of the same pool. By default each statement of a transaction would see a moment of its own.
+            self.reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` in one transaction; the whole of it again where the database asks for that.

@@ -123,8 +123,6 @@ def compare_versions(
     """
 
     def work(connection: sa.Connection) -> Difference:
-        if not db.is_sqlite:  # Which does so anyway: the two statements see a single moment.
-            connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
         answers = _answers(connection, db, version_from, version_to, source)
         counts = connection.execute(
             sa.select(*answers.coverage, *answers.comparison).select_from(answers.joined).where(answers.wanted)

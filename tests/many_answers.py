@@ -36,5 +36,5 @@ def _statements(numbers: str, rows: int) -> list[str]:
             SELECT x, 'file:///photos/catalogue/' || ({rows} + x) || '.jpg', '1' FROM n""",
         f"""INSERT INTO predictions
             (image_id, model_version_id, fingerprint, rank, label, confidence, run_id, classified_at) {numbers}
-            SELECT x, 1, '1', 1, 'label ' || x % 1000, x % 997 / 1000.0, 1, 1700000000 + x FROM n""",
+            SELECT x, 1, '1', 1, 'label ' || (x % 1000), x % 997 / 1000.0, 1, 1700000000 + x FROM n""",
     ]

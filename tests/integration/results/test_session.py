@@ -267,3 +267,16 @@ def test_address_that_is_none_is_refused_without_quoting_it(address: str) -> Non
 
 def test_database_is_below_the_home_unless_named(tmp_path: Path) -> None:
     assert database_url(Settings(home=tmp_path)).database == str(tmp_path / "tagmill.db")
+
+
+def test_reading_sees_one_moment(db: Database) -> None:
+    table_of(db)
+
+    def look_twice(connection: sa.Connection) -> tuple[Any, Any]:
+        query = sa.text("SELECT value FROM counter")
+        before = connection.scalar(query)
+        db.write(add_one)
+        return before, connection.scalar(query)
+
+    assert db.read(look_twice) == (0, 0)
+    assert value(db) == 1
