@@ -185,7 +185,8 @@ class Bucket:
                         if after is None or entry["path"] > after:  # Not every store heeds the offset.
                             yield entry
                     tries = 0
-                    after = page[-1]["path"] if page else after
+                    if page:
+                        after = max(after or "", page[-1]["path"])
                 return
             except errors() as error:
                 tries += 1
