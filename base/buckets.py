@@ -33,12 +33,14 @@ _FALTERS = re.compile(r"status code: (408|429|5\d\d)\b|HTTP error: (?!builder er
 _DENIED = re.compile(r"status code: (401|403)\b")
 _MISSING = re.compile(r"status code: 404\b")
 # Where a machine of a cloud is told who it is, which is asked where no variable says that.
-_NOBODY = re.compile(r"://(169\.254\.\d+\.\d+|metadata)\b|: Missing \w+")
-# Whoever we say that we are, the store does not believe it; no object is to blame.
+_NOBODY = re.compile(r"://(169\.254\.\d+\.\d+|metadata)\b|: Missing \w+|: Account must be specified")
+# Whoever we say that we are, the store does not believe it, or it cannot even be told; no object is to blame.
 _DISBELIEVED = re.compile(
-    r"status code: 401\b|<Code>(InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|"
-    r"RequestTimeTooSkewed|AuthenticationFailed)</Code>"
+    r"status code: 401\b|token request: .*status code: 4(?!08|29)\d\d|<Code>(InvalidAccessKeyId|SignatureDoesNotMatch|"
+    r"ExpiredToken|InvalidToken|RequestTimeTooSkewed|InvalidSecurity|AuthenticationFailed)</Code>|"
+    r"Server failed to authenticate|: (Unable to \w+ service account|Invalid Access Key|Error reading pem)"
 )
+_TOLD = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>(?:\s*<Details>(.*?)</Details>)?", re.DOTALL)
 
 _CONNECT_TIMEOUT, _READ_TIMEOUT, _OBJECT_TIMEOUT = "5s", "10s", "300s"
 
@@ -91,9 +93,9 @@ def fault_of(error: Exception) -> Fault:
 def reason_of(error: Exception) -> str:
     """The short of it, without what may be secret in addresses."""
     text = _told(error)
-    told = re.search(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", text, re.DOTALL)
-    if told is not None:
-        return f"{told[1]}: {told[2].rstrip('.')}"
+    told = _TOLD.search(text)
+    if told is not None:  # Google says in the details what it means, and Azure adds lines about the request.
+        return f"{told[1]}: {(told[3] or told[2]).partition(chr(10))[0].rstrip('.')}"
     line = re.sub(r"^Generic \w+ error: (Error performing list request: )?", "", text.partition("\n")[0].rstrip(" ."))
     return re.sub(r"\?\S*", "", re.sub(r"://[^/\s]*@", "://***@", line))[:300]
 
