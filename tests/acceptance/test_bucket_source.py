@@ -103,3 +103,56 @@ def test_objects_that_are_refused_fail_and_the_rest_does_not(
     facts = tagmill.run(*source)
 
     assert (facts["classified"], facts["failures"]) == (18, {"forbidden": 1, "not_found": 1})
+
+
+@pytest.mark.parametrize("bucket_server", ["s3"], indirect=True)
+def test_plan_of_a_bucket_counts_what_the_next_run_does(
+    tagmill: Tagmill, bucket_server: BucketServer, bucket: str, source: tuple[str, str, str]
+) -> None:
+    for number, key in enumerate(KEYS[:10]):
+        bucket_server.put(bucket, key, jpeg(number))
+    tagmill.run(*source)
+    bucket_server.put(bucket, KEYS[0], jpeg(1000))
+    bucket_server.put(bucket, KEYS[1], jpeg(1))
+    bucket_server.put(bucket, KEYS[10], jpeg(10))
+    bucket_server.delete(bucket, KEYS[2])
+
+    planned = json.loads(tagmill("plan", *source, "--json").stdout)
+
+    assert [planned[name] for name in ("new", "changed", "unchanged", "gone")] == [1, 1, 8, 1]
+    facts = tagmill.run(*source)
+    assert [facts[name] for name in ("classified", "skipped", "gone")] == [2, 8, 1]
+
+
+@pytest.mark.parametrize("bucket_server", ["s3"], indirect=True)
+def test_retry_fetches_again_what_failed_in_a_bucket(
+    tagmill: Tagmill, bucket_server: BucketServer, bucket: str, source: tuple[str, str, str], proxy: StoreProxy
+) -> None:
+    for number, key in enumerate(KEYS[:10]):
+        bucket_server.put(bucket, key, jpeg(number))
+    proxy.refused |= {"/000.jpg": 403, "/001.jpg": 403}
+    assert tagmill.run(*source)["failed"] == 2
+    proxy.refused.clear()
+    proxy.bodies.clear()
+
+    facts = json.loads(tagmill("retry", "1", *source[1:], "--json").stdout)
+
+    assert (facts["classified"], facts["failed"]) == (2, 0)
+    assert sorted(path.rpartition("/")[2] for path in proxy.bodies) == ["000.jpg", "001.jpg"]
+    tagmill("verify")
+
+
+@pytest.mark.parametrize("bucket_server", ["s3"], indirect=True)
+def test_one_object_is_classified_as_one_file_is(
+    tagmill: Tagmill, bucket_server: BucketServer, bucket: str, source: tuple[str, str, str]
+) -> None:
+    for number, key in enumerate(KEYS[:3]):
+        bucket_server.put(bucket, key, jpeg(number))
+    address = f"s3://{bucket}/{KEYS[1]}"
+
+    facts = tagmill.run(address, *source[1:])
+
+    assert (facts["listed"], facts["classified"], sum(label["images"] for label in facts["labels"])) == (1, 1, 1)
+    rows = tagmill("results", "--source", address, "--format", "jsonl").stdout.splitlines()
+    assert [json.loads(row)["image_uri"] for row in rows] == [address]
+    assert tagmill.run(*source)["skipped"] == 1

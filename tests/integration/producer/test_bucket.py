@@ -9,7 +9,7 @@ from base.errors import FailureReason, ImageError, SourceError, TransientError
 from producer import bucket as bucket_module
 from producer.bucket import Bucket
 from producer.sources import Found
-from tests.servers import S3, BucketServer
+from tests.servers import S3, Azure, BucketServer
 from tests.store_proxy import StoreProxy
 from worker import fetching
 from worker.fetching import fetch
@@ -77,6 +77,29 @@ def test_globs_are_those_of_folders(url: str, access: BucketAccess) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["a.b.jpg", "ä.jpg", "notes.txt"])
+def test_one_object_is_a_source(url: str, access: BucketAccess, name: str) -> None:
+    source = Bucket(f"{url}/{name}", access=access)
+
+    (listed,) = found(source)
+
+    assert fetch(listed.uri, max_bytes=100, access=access).fingerprint == listed.fingerprint
+    assert (listed.uri, source.uri_range) == (source.uri, (source.uri, source.uri + " "))
+    assert found(source, listed.uri) == []
+    assert source.lists(listed.uri) and not source.lists(f"{url}/a.jpg")
+
+
+def test_object_with_others_below_it_is_their_prefix(
+    bucket_server: BucketServer, bucket: str, access: BucketAccess
+) -> None:
+    for key in ("photos", "photos/a.jpg"):
+        bucket_server.put(bucket, key, b"x")
+
+    (listed,) = found(Bucket(f"{bucket_server.scheme}://{bucket}/photos", access=access))
+
+    assert listed.uri.endswith("/photos/a.jpg")
+
+
 @pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_listing_that_falters_is_tried_again(url: str, access: BucketAccess, proxy: StoreProxy, status: int) -> None:
@@ -122,6 +145,18 @@ def test_listing_that_is_refused_says_what_to_mend(
 
     with pytest.raises(SourceError, match=told.format(credentials=CREDENTIALS[url[:2]])):
         found(Bucket(url, access=access))
+
+
+@pytest.mark.azure
+def test_azure_key_that_is_wrong_stops_listing_and_fetching(az: Azure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", az.account)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "b3RoZXI=")
+    uri, access = "az://not-for-everybody/a.jpg", BucketAccess(endpoint=az.url)
+
+    with pytest.raises(SourceError, match=r"AuthorizationFailure: .* Correct AZURE_STORAGE_ACCOUNT_NAME and"):
+        found(Bucket(uri, access=access))
+    with pytest.raises(SourceError, match=r"AuthorizationFailure: .* Correct AZURE_STORAGE_ACCOUNT_NAME and"):
+        fetch(uri, max_bytes=100, access=access)
 
 
 def test_key_that_cannot_be_read_is_named(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
