@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore, RetryConfig
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 #: Where who we are is told, by the scheme of an address.
 CREDENTIALS = {
@@ -63,6 +63,7 @@ class BucketAccess:
 
     endpoint: str | None = None  #: of a compatible server; plain http only where this says so
     requester_pays: bool = False  #: S3: what is read is charged to us
+    user_project: str | None = None  #: Google: the project that what is read is charged to
 
 
 def errors() -> tuple[type[Exception], ...]:
@@ -101,31 +102,46 @@ def reason_of(error: Exception) -> str:
 
 
 def open_store(
-    scheme: str, bucket: str, *, prefix: str | None = None, config: Mapping[str, str], retries: "RetryConfig"
+    scheme: str,
+    bucket: str,
+    *,
+    prefix: str | None = None,
+    config: Mapping[str, str],
+    retries: "RetryConfig",
+    client: "ClientConfig | None" = None,
 ) -> "ObjectStore":
     """A client of a bucket, which reads the environment for where it is and who we are.
 
     Args:
-        config: outranks the environment. Of clients, too: `client_options` would take the place of all that it says.
+        config: outranks the environment.
+        client: takes the place of all that config and environment say of connections.
     """
     from obstore.store import AzureStore, GCSStore, S3Store
 
     stores: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-    store: ObjectStore = stores[scheme](bucket, prefix=prefix, config=dict(config), retry_config=retries)
+    store: ObjectStore = stores[scheme](
+        bucket, prefix=prefix, config=dict(config), client_options=client, retry_config=retries
+    )
     return store
 
 
 @functools.cache
 def open_source_bucket(scheme: str, bucket: str, access: BucketAccess) -> "ObjectStore":
     """A client for images. It repeats nothing by itself: how often, and how long to wait, is the caller's part."""
-    config = {"connect_timeout": _CONNECT_TIMEOUT, "read_timeout": _READ_TIMEOUT, "timeout": _OBJECT_TIMEOUT}
+    connections = {"connect_timeout": _CONNECT_TIMEOUT, "read_timeout": _READ_TIMEOUT, "timeout": _OBJECT_TIMEOUT}
+    config: dict[str, str] = {}
+    client: Any = None
     if access.endpoint is not None:
         config[_ENDPOINT_KEYS[scheme]] = access.endpoint
         if access.endpoint.startswith("http://"):
-            config["allow_http"] = "true"
+            connections["allow_http"] = "true"
     if access.requester_pays and scheme == "s3":
         config["aws_request_payer"] = "true"
-    return open_store(scheme, bucket, config=config, retries={"max_retries": 0, "retry_timeout": timedelta(seconds=1)})
+    if access.user_project and scheme == "gs":
+        # Headers of our own can be told in no other way.
+        client = {**connections, "default_headers": {"x-goog-user-project": access.user_project}}
+    retries: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
+    return open_store(scheme, bucket, config=config | connections, client=client, retries=retries)
 
 
 def key_to_uri(bucket_uri: str, key: str) -> str:

@@ -119,3 +119,15 @@ def test_credentials_that_are_none_are_told_from_others(
         monkeypatch.delenv("GOOGLE_SKIP_SIGNATURE")
 
     assert [fault_of(error) for error in refusals(scheme, BucketAccess(endpoint=refusing.url))] == [fault] * 2
+
+
+@pytest.mark.parametrize(
+    ("scheme", "header"), [("s3", ("x-amz-request-payer", "requester")), ("gs", ("x-goog-user-project", "our-project"))]
+)
+def test_who_pays_is_told_to_the_store(refusing: StoreProxy, scheme: str, header: tuple[str, str]) -> None:
+    refusing.refused[""] = 404
+
+    list(refusals(scheme, BucketAccess(endpoint=refusing.url, requester_pays=True, user_project="our-project")))
+
+    assert all(header in headers.items() for headers in refusing.headers)
+    assert len(refusing.headers) == 2
