@@ -80,12 +80,14 @@ def fault_of(error: Exception) -> Fault:
     text = _told(error)
     if isinstance(error, PreconditionError):
         return Fault.CHANGED
-    if isinstance(error, FileNotFoundError) or _MISSING.search(text):
+    if isinstance(error, FileNotFoundError):
         return Fault.MISSING
     if _NOBODY.search(text):
         return Fault.NOBODY
     if isinstance(error, UnauthenticatedError) or _DISBELIEVED.search(text):
         return Fault.DISBELIEVED
+    if _MISSING.search(text):
+        return Fault.MISSING
     if isinstance(error, PermissionDeniedError) or _DENIED.search(text):
         return Fault.DENIED
     return Fault.FALTERS if _FALTERS.search(text) else Fault.OTHER

@@ -44,6 +44,7 @@ def store_proxy(url: str) -> Iterator[StoreProxy]:
                 is_busy, is_cut = proxy.chance.random() < proxy.busy, proxy.chance.random() < proxy.cut
             path, _, query = self.path.partition("?")
             path = unquote(path)
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))  # Of a POST, which is only ever refused.
             proxy.headers.append(dict(self.headers))
             busy = proxy.busy_status if is_busy else 0
             status = next((one for end, one in proxy.refused.items() if path.endswith(end)), busy)
@@ -59,7 +60,7 @@ def store_proxy(url: str) -> Iterator[StoreProxy]:
                 proxy.bodies.append(path)
             self.answer(response.status, response.headers, body, cut=is_cut and not query)
 
-        do_HEAD = do_GET  # noqa: N815 (the name is the library's)
+        do_HEAD = do_POST = do_GET  # noqa: N815 (the names are the library's)
 
         def ask(self, is_listing: bool) -> tuple[http.client.HTTPResponse, bytes]:
             page = f"&max-keys={proxy.page_size}&maxresults={proxy.page_size}" if is_listing and proxy.page_size else ""

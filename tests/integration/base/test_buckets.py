@@ -121,6 +121,21 @@ def test_credentials_that_are_none_are_told_from_others(
     assert [fault_of(error) for error in refusals(scheme, BucketAccess(endpoint=refusing.url))] == [fault] * 2
 
 
+@pytest.mark.parametrize("status", [400, 404])  # A secret that is wrong; a tenant that there is not.
+def test_token_that_is_refused_is_not_about_an_object(
+    refusing: StoreProxy, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_KEY")
+    for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"):
+        monkeypatch.setenv(name, "wrong")
+    monkeypatch.setenv("AZURE_AUTHORITY_HOST", refusing.url)
+    refusing.refused["/token"] = status
+
+    access = BucketAccess(endpoint=refusing.url)
+
+    assert [fault_of(error) for error in refusals("az", access)] == [Fault.DISBELIEVED] * 2
+
+
 @pytest.mark.parametrize(
     ("scheme", "header"), [("s3", ("x-amz-request-payer", "requester")), ("gs", ("x-goog-user-project", "our-project"))]
 )
