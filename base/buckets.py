@@ -134,7 +134,7 @@ def open_source_bucket(scheme: str, bucket: str, access: BucketAccess) -> "Objec
     config: dict[str, str] = {}
     client: Any = None
     if access.endpoint is not None:
-        config[_ENDPOINT_KEYS[scheme]] = access.endpoint
+        config[_ENDPOINT_KEYS[scheme]] = access.endpoint.rstrip("/")  # One would be doubled.
         if access.endpoint.startswith("http://"):
             connections["allow_http"] = "true"
     if access.requester_pays and scheme == "s3":

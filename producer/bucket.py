@@ -241,7 +241,9 @@ class Bucket:
         credentials = CREDENTIALS[self._place.scheme]
         match fault_of(error):
             case Fault.MISSING:
-                return SourceError(f"{what}: there is no bucket {self._place.bucket!r}. Correct its name.")
+                at = self._access.endpoint
+                where, mend = (f" at {at}", " or --endpoint") if at else ("", "")
+                return SourceError(f"{what}: there is no bucket {self._place.bucket!r}{where}. Correct its name{mend}.")
             case Fault.NOBODY:
                 return SourceError(f"{what}: there are no credentials. Set {credentials}.")
             case Fault.DISBELIEVED | Fault.DENIED:

@@ -69,6 +69,10 @@ def test_listing_goes_on_after_any_image(url: str, access: BucketAccess) -> None
         assert [one.uri for one in found(source, uri)] == uris[position + 1 :]
 
 
+def test_endpoint_may_end_with_a_slash(url: str, proxy: StoreProxy) -> None:
+    assert len(found(Bucket(url, access=BucketAccess(endpoint=f"{proxy.url}/")))) == len(NAMES)
+
+
 def test_globs_are_those_of_folders(url: str, access: BucketAccess) -> None:
     listed = found(Bucket(url, ["a*.jpg"], ["a/"], access=access))
 
@@ -136,7 +140,11 @@ def test_listing_of_several_pages_is_whole_whatever_falters(
 
 
 @pytest.mark.parametrize(
-    ("status", "told"), [(404, "there is no bucket"), (403, "Told: No. Correct {credentials}, or what these are")]
+    ("status", "told"),
+    [
+        (404, "there is no bucket 'bucket-.*' at http://.* Correct its name or --endpoint"),
+        (403, "Told: No. Correct {credentials}, or what these are"),
+    ],
 )
 def test_listing_that_is_refused_says_what_to_mend(
     url: str, access: BucketAccess, proxy: StoreProxy, status: int, told: str
