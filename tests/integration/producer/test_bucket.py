@@ -69,8 +69,8 @@ def test_listing_goes_on_after_any_image(url: str, access: BucketAccess) -> None
         assert [one.uri for one in found(source, uri)] == uris[position + 1 :]
 
 
-def test_endpoint_may_end_with_a_slash(url: str, proxy: StoreProxy) -> None:
-    assert len(found(Bucket(url, access=BucketAccess(endpoint=f"{proxy.url}/")))) == len(NAMES)
+def test_endpoint_may_end_with_a_slash(url: str, bucket_server: BucketServer) -> None:
+    assert len(found(Bucket(url, access=BucketAccess(endpoint=f"{bucket_server.url}/")))) == len(NAMES)
 
 
 def test_globs_are_those_of_folders(url: str, access: BucketAccess) -> None:
