@@ -3,14 +3,18 @@
 PYTEST = .venv/bin/python -m pytest
 UV_COMPILE = .venv/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' $(LOCK_FLAGS)
+# Azurite has the version in its path, so that another one is another installation. What it needs is as it was on one
+# day, which fixes it as well as a lock would: npm never changes what is published. No code of theirs runs to install it.
+AZURITE = .venv/azurite-3.35.0
+NPM_INSTALL = npm install --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --before 2026-11-01
 
 # The settings of whoever calls are not those of the tests and the demo.
 unexport $(filter-out TAGMILL_TEST_%,$(filter TAGMILL_%,$(.VARIABLES)))
 
-.PHONY: help install demo test lint format check coverage settings lock clean
+.PHONY: help install demo test test-azure lint format check coverage settings lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 install: ## Make .venv from the hashed lock; does nothing where that is done (PYTHON=... chooses the Python)
 	@sh requirements/install.sh
@@ -18,8 +22,17 @@ install: ## Make .venv from the hashed lock; does nothing where that is done (PY
 demo: install ## Classify 20 photographs with two workers, and show their labels
 	@.venv/bin/python demo.py
 
-test: install ## Run every test, against real servers from wheels
+test: install ## Run every test but those of test-azure, against real servers from wheels
 	@$(PYTEST) -n 2 --dist worksteal
+
+test-azure: $(AZURITE) ## Run the tests that need an Azure, against a server from npm
+	@PATH="$(CURDIR)/$(AZURITE)/node_modules/.bin:$$PATH" $(PYTEST) -n 2 --dist worksteal -m azure
+
+$(AZURITE): | install
+	@npm --version >/dev/null || { echo "test-azure: needs Node.js 20 with npm (on Debian: nodejs and npm)" >&2; exit 1; }
+	rm -rf $@.new
+	$(NPM_INSTALL) --prefix $@.new azurite@$(@:.venv/azurite-%=%)
+	mv $@.new $@
 
 lint: install ## Check the form of the code, its types and its imports
 	.venv/bin/python -m ruff format --check .
@@ -31,7 +44,7 @@ format: install ## Bring the code into form, and mend what can be mended automat
 	.venv/bin/python -m ruff check --fix-only .
 	.venv/bin/python -m ruff format .
 
-check: lint test ## Lint and test: what has to pass before a commit
+check: lint test-azure test ## Lint and test: what has to pass before a commit
 
 coverage: install ## Run every test and show the branches that none of them took
 	.venv/bin/python -m coverage run -m pytest

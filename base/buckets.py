@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore, RetryConfig
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 #: Where who we are is told, by the scheme of an address.
 CREDENTIALS = {
@@ -33,12 +33,14 @@ _FALTERS = re.compile(r"status code: (408|429|5\d\d)\b|HTTP error: (?!builder er
 _DENIED = re.compile(r"status code: (401|403)\b")
 _MISSING = re.compile(r"status code: 404\b")
 # Where a machine of a cloud is told who it is, which is asked where no variable says that.
-_NOBODY = re.compile(r"://(169\.254\.\d+\.\d+|metadata)\b|: Missing \w+")
-# Whoever we say that we are, the store does not believe it; no object is to blame.
+_NOBODY = re.compile(r"://(169\.254\.\d+\.\d+|metadata)\b|: Missing \w+|: Account must be specified")
+# Whoever we say that we are, the store does not believe it, or it cannot even be told; no object is to blame.
 _DISBELIEVED = re.compile(
-    r"status code: 401\b|<Code>(InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|"
-    r"RequestTimeTooSkewed|AuthenticationFailed)</Code>"
+    r"status code: 401\b|token request: .*status code: 4(?!08|29)\d\d|<Code>(InvalidAccessKeyId|SignatureDoesNotMatch|"
+    r"ExpiredToken|InvalidToken|RequestTimeTooSkewed|InvalidSecurity|AuthenticationFailed)</Code>|"
+    r"Server failed to authenticate|: (Unable to \w+ service account|Invalid Access Key|Error reading pem)"
 )
+_TOLD = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>(?:\s*<Details>(.*?)</Details>)?", re.DOTALL)
 
 _CONNECT_TIMEOUT, _READ_TIMEOUT, _OBJECT_TIMEOUT = "5s", "10s", "300s"
 
@@ -61,6 +63,7 @@ class BucketAccess:
 
     endpoint: str | None = None  #: of a compatible server; plain http only where this says so
     requester_pays: bool = False  #: S3: what is read is charged to us
+    user_project: str | None = None  #: Google: the project that what is read is charged to
 
 
 def errors() -> tuple[type[Exception], ...]:
@@ -77,12 +80,14 @@ def fault_of(error: Exception) -> Fault:
     text = _told(error)
     if isinstance(error, PreconditionError):
         return Fault.CHANGED
-    if isinstance(error, FileNotFoundError) or _MISSING.search(text):
+    if isinstance(error, FileNotFoundError):
         return Fault.MISSING
     if _NOBODY.search(text):
         return Fault.NOBODY
     if isinstance(error, UnauthenticatedError) or _DISBELIEVED.search(text):
         return Fault.DISBELIEVED
+    if _MISSING.search(text):
+        return Fault.MISSING
     if isinstance(error, PermissionDeniedError) or _DENIED.search(text):
         return Fault.DENIED
     return Fault.FALTERS if _FALTERS.search(text) else Fault.OTHER
@@ -91,39 +96,54 @@ def fault_of(error: Exception) -> Fault:
 def reason_of(error: Exception) -> str:
     """The short of it, without what may be secret in addresses."""
     text = _told(error)
-    told = re.search(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>", text, re.DOTALL)
-    if told is not None:
-        return f"{told[1]}: {told[2].rstrip('.')}"
+    told = _TOLD.search(text)
+    if told is not None:  # Google says in the details what it means, and Azure adds lines about the request.
+        return f"{told[1]}: {(told[3] or told[2]).partition(chr(10))[0].rstrip('.')}"
     line = re.sub(r"^Generic \w+ error: (Error performing list request: )?", "", text.partition("\n")[0].rstrip(" ."))
     return re.sub(r"\?\S*", "", re.sub(r"://[^/\s]*@", "://***@", line))[:300]
 
 
 def open_store(
-    scheme: str, bucket: str, *, prefix: str | None = None, config: Mapping[str, str], retries: "RetryConfig"
+    scheme: str,
+    bucket: str,
+    *,
+    prefix: str | None = None,
+    config: Mapping[str, str],
+    retries: "RetryConfig",
+    client: "ClientConfig | None" = None,
 ) -> "ObjectStore":
     """A client of a bucket, which reads the environment for where it is and who we are.
 
     Args:
-        config: outranks the environment. Of clients, too: `client_options` would take the place of all that it says.
+        config: outranks the environment.
+        client: takes the place of all that config and environment say of connections.
     """
     from obstore.store import AzureStore, GCSStore, S3Store
 
     stores: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-    store: ObjectStore = stores[scheme](bucket, prefix=prefix, config=dict(config), retry_config=retries)
+    store: ObjectStore = stores[scheme](
+        bucket, prefix=prefix, config=dict(config), client_options=client, retry_config=retries
+    )
     return store
 
 
 @functools.cache
 def open_source_bucket(scheme: str, bucket: str, access: BucketAccess) -> "ObjectStore":
     """A client for images. It repeats nothing by itself: how often, and how long to wait, is the caller's part."""
-    config = {"connect_timeout": _CONNECT_TIMEOUT, "read_timeout": _READ_TIMEOUT, "timeout": _OBJECT_TIMEOUT}
+    connections = {"connect_timeout": _CONNECT_TIMEOUT, "read_timeout": _READ_TIMEOUT, "timeout": _OBJECT_TIMEOUT}
+    config: dict[str, str] = {}
+    client: Any = None
     if access.endpoint is not None:
-        config[_ENDPOINT_KEYS[scheme]] = access.endpoint
+        config[_ENDPOINT_KEYS[scheme]] = access.endpoint.rstrip("/")  # One would be doubled.
         if access.endpoint.startswith("http://"):
-            config["allow_http"] = "true"
+            connections["allow_http"] = "true"
     if access.requester_pays and scheme == "s3":
         config["aws_request_payer"] = "true"
-    return open_store(scheme, bucket, config=config, retries={"max_retries": 0, "retry_timeout": timedelta(seconds=1)})
+    if access.user_project and scheme == "gs":
+        # Headers of our own can be told in no other way.
+        client = {**connections, "default_headers": {"x-goog-user-project": access.user_project}}
+    retries: RetryConfig = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
+    return open_store(scheme, bucket, config=config | connections, client=client, retries=retries)
 
 
 def key_to_uri(bucket_uri: str, key: str) -> str:

@@ -63,6 +63,12 @@ class Settings(BaseModel):
     bucket_requester_pays: bool = Field(
         False, description="Sources in S3: what is read is charged to us, as some buckets demand."
     )
+    bucket_user_project: str | None = Field(
+        None,
+        pattern=r"^[a-z][a-z0-9.:-]+$",
+        description="Sources in Google Cloud Storage: the project that what is read is charged to, where a bucket "
+        "demands one.",
+    )
 
     images_per_batch: PositiveInt = Field(
         64, le=10_000, description="Images that travel in one message and are saved in one transaction."
@@ -156,7 +162,11 @@ class Settings(BaseModel):
     @property
     def bucket_access(self) -> BucketAccess:
         """How sources in buckets are reached."""
-        return BucketAccess(endpoint=self.bucket_endpoint, requester_pays=self.bucket_requester_pays)
+        return BucketAccess(
+            endpoint=self.bucket_endpoint,
+            requester_pays=self.bucket_requester_pays,
+            user_project=self.bucket_user_project,
+        )
 
     @property
     def home_path(self) -> Path:

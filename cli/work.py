@@ -24,7 +24,6 @@ log = structlog.get_logger()
 
 _LOOK_SECONDS = 0.25
 _DISPATCH_SECONDS = 2.0
-_RENEW_SECONDS = 2.0
 # Workers of others that take nothing for so long are most likely not there.
 _NOBODY_SECONDS = 20.0
 
@@ -47,14 +46,17 @@ class Work:
         self._processes = processes
         self._worker: LocalWorker | None = None
         self._stack = ExitStack()
-        self._next_dispatch = self._next_hold = 0.0
+        self._next_dispatch = 0.0
         self._taken_at = time.monotonic()
         self._claims = -1
         self._warned = False
         self._speed = _Speed()
 
     def __enter__(self) -> Self:
-        self._stack.callback(self._let_go)
+        from producer.start_run import holding
+
+        self._stack.enter_context(holding(self._db, self._run.run_id))
+        self._stack.callback(self._close)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,9 +112,6 @@ class Work:
             return find_run(self._db, self._run.run_id)
         self._have_workers(state)
         now = time.monotonic()
-        if now >= self._next_hold:
-            self._next_hold = now + _RENEW_SECONDS
-            self._hold()
         if now >= self._next_dispatch:
             self._next_dispatch = now + _DISPATCH_SECONDS
             self._dispatch()
@@ -124,19 +123,11 @@ class Work:
             say("no worker has taken anything yet; start some with 'tagmill worker', or wait for them")
         return state
 
-    def _let_go(self) -> None:
-        from producer.start_run import holder
-        from results.runs import close_runs, let_go_of_run
+    def _close(self) -> None:
+        from results.runs import close_runs
 
-        with suppress(AppError):  # Whatever ends the command is to be told, and a hold ends by itself.
+        with suppress(AppError):  # Whatever ends the command is to be told.
             close_runs(self._db)  # The workers may have ended the last batches of the run while they stopped.
-            let_go_of_run(self._db, self._run.run_id, holder())
-
-    def _hold(self) -> None:
-        from producer.start_run import holder
-        from results.runs import hold_run
-
-        hold_run(self._db, self._run.run_id, holder())
 
     def _have_workers(self, state: "RunProgress") -> None:
         """Start broker and workers of our own with the first image that needs them: most nights have few."""

@@ -1,10 +1,11 @@
-"""A source that is a bucket, or what lies below a prefix of it.
+"""A source that is a bucket, what lies below a prefix of it, or one object.
 
 Stores list their keys in the order of the keys' bytes, and images are compared in the order of their URIs. For keys
 without a byte that is encoded although others below it are not, such as those of `é` or `[`, both are the same: these
 are one stretch, compared as it streams. The others are sorted on disk meanwhile and are the second stretch.
 """
 
+import functools
 import random
 import re
 import sqlite3
@@ -38,6 +39,7 @@ from producer.sources import Found, Stretch
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
+    from obstore.store import ObjectStore
 
 _URL = re.compile(r"(s3|gs|az)://([A-Za-z0-9][A-Za-z0-9._-]{1,})(?:/([^?#]*))?", re.ASCII)
 _KEYS_PER_PAGE = 1000
@@ -94,7 +96,8 @@ class Bucket:
     """The images below a prefix, or one image.
 
     Args:
-        url: `s3://BUCKET/PREFIX`, `gs://…` or `az://…`. As with folders, `photos` is not a prefix of `photos2`.
+        url: `s3://BUCKET/PREFIX`, `gs://…` or `az://…`. As with folders, `photos` is not a prefix of `photos2`. Where
+            an object has the name of the prefix itself, and none lies below it, it is the one image.
         include, exclude: as `Globs` takes them.
 
     Raises:
@@ -111,20 +114,35 @@ class Bucket:
         self.uri = self._place.uri
         self._prefix = self.uri + "/"
 
+    @functools.cached_property
+    def is_object(self) -> bool:
+        """Whether it is a single object; the store is asked once, and `SourceError` and `TransientError` may follow."""
+        found = self._look()
+        return found is not None and found.size_bytes > 0 and next(self._entries(None), None) is None
+
     @property
     def uri_range(self) -> tuple[str, str]:
         """See `Source`."""
+        if self.is_object:
+            return self.uri, self.uri + " "  # A URI holds no space, so nothing lies between the two.
         return self._prefix, self._prefix[:-1] + chr(ord("/") + 1)
 
     def lists(self, uri: str) -> bool:
         """Whether this source lists an image of that URI, when it is there."""
+        if self.is_object:
+            return uri == self.uri
         if not uri.startswith(self._prefix):
             return False
         key = split_uri(uri)[2]
         return self._globs.take(key[len(self._place.prefix) :].lstrip("/"))
 
     def stretches(self, after: str | None = None) -> Iterator[Stretch]:
-        """See `Source`. The first is of the keys that come in the order of their URIs."""
+        """See `Source`. The first is of the keys that come in the order of their URIs; a single object has one."""
+        if self.is_object:
+            found = self._look()
+            is_ahead = found is not None and (after is None or found.uri > after)
+            yield Stretch(listing=iter([found] if found and is_ahead else []), lists=self.lists, after=after)
+            return
         is_in_second = after is not None and not is_in_key_order(after)
         with closing(_Sorted()) as others:
             if not is_in_second:
@@ -168,38 +186,64 @@ class Bucket:
                     f"the store lists {self.uri} in no order: {key!r} after {last!r}. Only stores that list in the "
                     "order of their keys can be read; copy the images into another."
                 )
-            last, uri = key, key_to_uri(self._place.bucket_uri, key)
-            if self.lists(uri):
-                fingerprint = fingerprint_of(size, entry["e_tag"], entry["last_modified"])
-                yield Found(uri=uri, fingerprint=fingerprint, size_bytes=size)
+            last, found = key, self._found(entry)
+            if self.lists(found.uri):
+                yield found
+
+    def _look(self) -> Found | None:
+        """The object that the URL names; None where we see none. What else is wrong, a listing tells."""
+        tries = 0
+        while self._place.prefix:
+            try:
+                return self._found(obstore.head(self._open(), self._place.prefix))
+            except errors() as error:
+                if fault_of(error) is not Fault.FALTERS:
+                    break
+                tries += 1
+                self._wait(tries, error)
+        return None
+
+    def _found(self, entry: "ObjectMeta") -> Found:
+        fingerprint = fingerprint_of(entry["size"], entry["e_tag"], entry["last_modified"])
+        uri = key_to_uri(self._place.bucket_uri, entry["path"])
+        return Found(uri=uri, fingerprint=fingerprint, size_bytes=entry["size"])
 
     def _entries(self, after: str | None) -> Iterator["ObjectMeta"]:
         """All objects below the prefix, beginning after a key; a store that falters is asked again for what is left."""
         tries = 0
         while True:
             try:
-                store = open_source_bucket(self._place.scheme, self._place.bucket, self._access)
                 prefix = self._place.prefix or None
-                for page in obstore.list(store, prefix, offset=after, chunk_size=_KEYS_PER_PAGE):
+                for page in obstore.list(self._open(), prefix, offset=after, chunk_size=_KEYS_PER_PAGE):
                     for entry in page:
                         if after is None or entry["path"] > after:  # Not every store heeds the offset.
                             yield entry
                     tries = 0
-                    after = page[-1]["path"] if page else after
+                    if page:
+                        after = max(after or "", page[-1]["path"])
                 return
             except errors() as error:
                 tries += 1
-                if fault_of(error) is not Fault.FALTERS or tries == _TRIES:
-                    raise self._refusal(error) from error
-                longest = min(_FIRST_WAIT_SECONDS * 2 ** (tries - 1), _LONGEST_WAIT_SECONDS)
-                time.sleep(random.uniform(longest / 2, longest))
+                self._wait(tries, error)
+
+    def _open(self) -> "ObjectStore":
+        return open_source_bucket(self._place.scheme, self._place.bucket, self._access)
+
+    def _wait(self, tries: int, error: Exception) -> None:
+        """Until it is worth asking again; raises where it is not."""
+        if fault_of(error) is not Fault.FALTERS or tries == _TRIES:
+            raise self._refusal(error) from error
+        longest = min(_FIRST_WAIT_SECONDS * 2 ** (tries - 1), _LONGEST_WAIT_SECONDS)
+        time.sleep(random.uniform(longest / 2, longest))
 
     def _refusal(self, error: Exception) -> Exception:
         what, reason = f"{self.uri} cannot be listed", reason_of(error)
         credentials = CREDENTIALS[self._place.scheme]
         match fault_of(error):
             case Fault.MISSING:
-                return SourceError(f"{what}: there is no bucket {self._place.bucket!r}. Correct its name.")
+                at = self._access.endpoint
+                where, mend = (f" at {at}", " or --endpoint") if at else ("", "")
+                return SourceError(f"{what}: there is no bucket {self._place.bucket!r}{where}. Correct its name{mend}.")
             case Fault.NOBODY:
                 return SourceError(f"{what}: there are no credentials. Set {credentials}.")
             case Fault.DISBELIEVED | Fault.DENIED:

@@ -6,17 +6,19 @@ import os
 import re
 import secrets
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from base.errors import SetupError
+from base.errors import AppError, SetupError
 from models.pretrained import DEFAULT_MODEL
 from models.registry import ModelVersion
 from producer.sources import Source
-from results.runs import OpenRun, RunRequest, SourceHeld, let_go_of_run, open_run
+from results.runs import OpenRun, RunRequest, SourceHeld, hold_run, let_go_of_run, open_run
 from results.session import Database
 
 _LOOK_SECONDS = 0.5
+_RENEW_SECONDS = 2.0
 
 
 @functools.cache
@@ -79,6 +81,30 @@ def start_run(db: Database, request: RunRequest, *, on_wait: Callable[[SourceHel
                     f"('tagmill status {held.run_id}'), or stop it with 'tagmill cancel {held.run_id}'."
                 ) from held
             time.sleep(_LOOK_SECONDS)
+
+
+@contextlib.contextmanager
+def holding(db: Database, run_id: int) -> Iterator[None]:
+    """Hold a run of ours while the block lasts, then leave it to whoever comes next.
+
+    A thread renews the hold: a listing may wait for a store, or pass over what is no image, for longer than it lasts.
+    """
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(_RENEW_SECONDS):
+            with contextlib.suppress(AppError):  # The block meets the same, and tells of it.
+                hold_run(db, run_id, holder())
+
+    thread = threading.Thread(target=renew, name="hold", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with contextlib.suppress(AppError):  # Whatever ends the block is to be told, and a hold ends by itself.
+            let_go_of_run(db, run_id, holder())
 
 
 def _is_gone(other: str) -> bool:

@@ -11,7 +11,25 @@ from psycopg import sql
 
 from models.pretrained import ensure_pretrained
 from models.registry import Registry
-from tests.servers import S3, Valkey, postgres_server, s3_server, valkey_server
+from tests.servers import (
+    S3,
+    Azure,
+    BucketServer,
+    GoogleStorage,
+    Valkey,
+    azure_server,
+    google_server,
+    postgres_server,
+    s3_server,
+    valkey_server,
+)
+from tests.store_proxy import StoreProxy, store_proxy
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say what is left out."""
+    is_left_out = config.option.markexpr == "not azure"
+    return "without the tests that need Azurite: 'make test-azure' runs them" if is_left_out else None
 
 
 @pytest.fixture(scope="session")
@@ -64,4 +82,34 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """A server of buckets; each test makes its own bucket."""
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoogleStorage]:
+    """As `s3`."""
+    with google_server(tmp_path_factory.mktemp("gs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def az(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
+    """As `s3`; what uses it is marked `azure`."""
+    with azure_server(tmp_path_factory.mktemp("az")) as server:
+        yield server
+
+
+@pytest.fixture(params=["s3", "gs", pytest.param("az", marks=pytest.mark.azure)])
+def bucket_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> BucketServer:
+    """Each of the three, and the environment says who we are there."""
+    server: BucketServer = request.getfixturevalue(request.param)
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+@pytest.fixture
+def proxy(bucket_server: BucketServer) -> Iterator[StoreProxy]:
+    """Between us and that server."""
+    with store_proxy(bucket_server.url) as server:
         yield server

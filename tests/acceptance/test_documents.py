@@ -264,7 +264,7 @@ def is_covered(command: str) -> bool:
         return all(is_covered(part.strip()) for part in command.split("&&"))
     words = _words(command)
     if words[0] == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         return {word for word in words[1:] if "=" not in word} <= set(targets)
     if words[:3] == [".venv/bin/python", "-m", "pytest"]:
         return (ROOT / words[3]).exists()

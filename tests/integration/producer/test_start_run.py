@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from base.errors import SetupError
-from producer.start_run import holder, start_run
-from results.runs import RunRequest, SourceHeld, hold_run, open_run
+from producer import start_run as start_run_module
+from producer.start_run import holder, holding, start_run
+from results.runs import RunRequest, SourceHeld, find_hold, hold_run, open_run
 from results.session import Database
 from tests.clock import Clock
 
@@ -56,3 +58,20 @@ def test_number_of_a_process_elsewhere_says_nothing_here(db: Database, clock: Cl
     start_run(db, REQUEST, on_wait=wait)
 
     assert len(waits) == 1
+
+
+def test_run_is_held_while_its_listing_waits(db: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_run_module, "_RENEW_SECONDS", 0.01)
+    begun = clock.seconds
+    run = start_run(db, REQUEST, on_wait=lambda _: None)
+
+    with holding(db, run.run_id):
+        clock.pass_by(25)
+        for _ in range(1000):
+            held = find_hold(db, REQUEST.source)
+            if held is not None and held.held_until > begun + 50:
+                break
+            time.sleep(0.01)
+        assert held is not None and held.held_until > begun + 50
+
+    assert find_hold(db, REQUEST.source) is None

@@ -34,6 +34,7 @@ def test_worker_has_every_setting_of_the_command(tmp_path: Path, monkeypatch: py
         models_url=str(tmp_path / "models"),
         bucket_endpoint="http://store.example:9000",
         bucket_requester_pays=True,
+        bucket_user_project="our-project",
         images_per_batch=7,
         batches_in_queue=8,
         lease_seconds=100.5,
