@@ -45,6 +45,10 @@ def test_worker_has_every_setting_of_the_command(tmp_path: Path, monkeypatch: py
         max_image_pixels=10,
         memory_bytes=2**27,
         top_k=3,
+        timezone="Europe/Zurich",
+        guard_max_shrink=0.5,
+        guard_max_label_shift=0.25,
+        guard_max_confidence_drop=0.75,
         json_logs=True,
     )
     defaults = Settings()
