@@ -1,9 +1,9 @@
-"""What `tagmill run` takes for a failure budget."""
+"""The guard of staged runs, and the failure budget that every run may have."""
 
 import pytest
 
 from base.errors import SetupError
-from cli.run import parse_allowed
+from results.guard import parse_allowed
 
 
 @pytest.mark.parametrize(
