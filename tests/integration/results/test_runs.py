@@ -133,10 +133,7 @@ def test_run_that_is_still_being_cancelled_is_not_proved(db: Database) -> None:
 
 def begin_until(db: Database, clock: Clock, seconds: float = 60) -> int:
     """A run of six images in three batches, with a deadline."""
-    run_id = record(db, images=6, batch=2)
-    deadline = sa.update(runs).values(deadline=clock.seconds + seconds)
-    db.write(lambda connection: connection.execute(deadline))
-    return run_id
+    return record(db, images=6, batch=2, request=replace(REQUEST, deadline=clock.seconds + seconds))
 
 
 def test_run_that_is_out_of_time_stops(db: Database, clock: Clock) -> None:

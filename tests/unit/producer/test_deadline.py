@@ -34,7 +34,7 @@ def test_next_time_of_day_is_found(now: str, text: str, expected: str) -> None:
 def test_time_is_the_machines_own_without_a_zone() -> None:
     now = 1_700_000_000.0
 
-    found = datetime.fromtimestamp(next_time("06:00", now, None))
+    found = datetime.fromtimestamp(next_time("06:00", now, None)).astimezone()
 
     assert (found.hour, found.minute) == (6, 0)
     assert 0 < found.timestamp() - now <= 25 * 3600
