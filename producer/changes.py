@@ -15,6 +15,7 @@ class Kind(StrEnum):
     CHANGED = "changed"  # Its bytes may be others than those that were looked at last.
     UNCHANGED = "unchanged"  # This model version has answered it as it is.
     AGAIN = "again"  # The same, and the run wants everything classified.
+    RETRY = "retry"  # Nothing was changed, and no model version has an answer: it failed.
     GONE = "gone"  # Known, and no longer there.
     PASSED_OVER = "passed_over"  # Something that is not listed.
 
@@ -90,7 +91,7 @@ def compare_source(
 def retry(failed: Iterable[KnownImage]) -> Iterator[Change]:
     """The images that failed once, each as it was last seen; those that have an answer by now need no work."""
     for image in failed:
-        kind = Kind.UNCHANGED if image.answered else Kind.AGAIN
+        kind = Kind.UNCHANGED if image.answered else Kind.RETRY
         yield Change(kind=kind, uri=image.uri, fingerprint=image.fingerprint, known=image)
 
 
@@ -105,4 +106,6 @@ def _is_at_or_below(uri: str, place: str) -> bool:
 def _kind(known: KnownImage, fingerprint: str) -> Kind:
     if known.fingerprint is not None and known.fingerprint != fingerprint:
         return Kind.CHANGED
-    return Kind.UNCHANGED if known.answered else Kind.NEW
+    if known.answered:
+        return Kind.UNCHANGED
+    return Kind.RETRY if known.failed else Kind.NEW

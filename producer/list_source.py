@@ -13,6 +13,7 @@ from results.listing import (
     KnownImage,
     ListingTaken,
     end_listing,
+    find_cut_short,
     find_failed,
     find_known,
     find_listing,
@@ -50,8 +51,12 @@ def source_listing(db: Database, source: Source, *, model_version_id: int | None
     first, end = source.uri_range
 
     def list_after(cursor: str | None) -> Iterator[Change]:
+        cut_short = find_cut_short(db, source.uri, model_version_id=model_version_id)
+
         def known_after(after: str | None) -> Iterator[KnownImage]:
-            return find_known(db, model_version_id=model_version_id, first=first, end=end, after=after)
+            return find_known(
+                db, model_version_id=model_version_id, first=first, end=end, after=after, cut_short=cut_short
+            )
 
         return compare_source(source, known_after, after=cursor, everything=everything)
 

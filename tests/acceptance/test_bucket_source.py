@@ -62,9 +62,14 @@ def test_busy_store_and_then_a_night_of_changes(
     obstore.delete(store, key[200:210])
     for number in range(210, 215):
         obstore.put(store, key[number], jpeg(1000 + number))
+    planned = json.loads(tagmill("plan", url, "--endpoint", proxy.url, "--json").stdout)
+    assert [planned[name] for name in ("new", "renamed", "copied", "changed")] == [0, 100, 50, 5]
+    assert [planned[name] for name in ("unchanged", "gone")] == [185, 110]
+    proxy.bodies.clear()  # `plan` fetches some to measure the speed.
     third = tagmill.run(url, "--endpoint", proxy.url)
 
     assert (third["failed"], third["classified"] - third["reused"], third["gone"]) == (0, 5, 110)
+    assert [third[name] for name in ("new", "changed", "reused", "skipped")] == [150, 5, 150, 185]
     assert (len(proxy.bodies), third["listed"]) == (155, 340)
     tagmill("verify")
 
