@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from producer.sources import Found, PassedOver, Source
+from producer.sources import Found, PassedOver, Source, Stretch
 from results.listing import KnownImage
 
 
@@ -72,7 +72,7 @@ def compare(
 
 def compare_source(
     source: Source,
-    find_known: Callable[[str | None], Iterable[KnownImage]],
+    find_known: Callable[[Stretch], Iterable[KnownImage]],
     *,
     after: str | None = None,
     everything: bool = False,
@@ -80,12 +80,11 @@ def compare_source(
     """Compare all of a source, stretch by stretch.
 
     Args:
-        find_known: the known images of the source's range, in URI order, after a URI.
+        find_known: the known images that can be of a stretch, in URI order.
         after: the last URI that an earlier comparison came to.
     """
     for stretch in source.stretches(after):
-        known = find_known(stretch.after)
-        yield from compare(stretch.listing, known, stretch.lists, everything=everything)
+        yield from compare(stretch.listing, find_known(stretch), stretch.lists, everything=everything)
 
 
 def retry(failed: Iterable[KnownImage]) -> Iterator[Change]:

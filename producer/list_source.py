@@ -8,7 +8,7 @@ from base.errors import SourceError
 from models.suffixes import SUFFIXES
 from producer.batching import cut
 from producer.changes import Change, compare_source, retry
-from producer.sources import Found, Source
+from producer.sources import Found, Source, Stretch
 from results.listing import (
     KnownImage,
     ListingTaken,
@@ -53,12 +53,18 @@ def source_listing(db: Database, source: Source, *, model_version_id: int | None
     def list_after(cursor: str | None) -> Iterator[Change]:
         cut_short = find_cut_short(db, source.uri, model_version_id=model_version_id)
 
-        def known_after(after: str | None) -> Iterator[KnownImage]:
+        def known(stretch: Stretch) -> Iterator[KnownImage]:
             return find_known(
-                db, model_version_id=model_version_id, first=first, end=end, after=after, cut_short=cut_short
+                db,
+                model_version_id=model_version_id,
+                first=first,
+                end=end,
+                after=stretch.after,
+                disordered=stretch.disordered,
+                cut_short=cut_short,
             )
 
-        return compare_source(source, known_after, after=cursor, everything=everything)
+        return compare_source(source, known, after=cursor, everything=everything)
 
     return list_after
 

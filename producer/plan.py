@@ -56,7 +56,7 @@ def make_plan(db: Database | None, source: Source, request: RunRequest) -> Plan:
     # Where everything is wanted, nothing that is known saves an inference.
     find_answered = None if request.everything else _nothing_answered
     if db is None:
-        return _count(compare_source(source, lambda after: []), find_answered)
+        return _count(compare_source(source, lambda stretch: []), find_answered)
     version_id = find_model_version(db, request)
     if find_answered is not None and version_id is not None:
         find_answered = partial(listing.find_answered, db, version_id)

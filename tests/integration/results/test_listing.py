@@ -226,6 +226,17 @@ def test_answered_fingerprints_are_found_with_the_bytes_that_they_stand_for(db: 
     assert find_answered(db, run.model_version_id + 1, ["1-1"]) == {}
 
 
+def test_known_images_of_another_order_than_their_keys_come_alone(db: Database) -> None:
+    run = begin(db)
+    record_chunk(db, run.run_id, cursor=None, chunk=chunk("a", "b%20c", "d%C3%A9", "e%5B", "f%25", "g%20h%C3%B6"))
+
+    disordered = find_known(
+        db, model_version_id=run.model_version_id, first="file:///p/", end="file:///p0", after=None, disordered=True
+    )
+
+    assert [image.uri.rpartition("/")[2] for image in disordered] == ["d%C3%A9", "e%5B", "g%20h%C3%B6"]
+
+
 def test_image_that_came_back_is_no_longer_gone(db: Database) -> None:
     run = begin(db)
     record_chunk(db, run.run_id, cursor=None, chunk=chunk("a", "b"))
