@@ -4,9 +4,10 @@ A store that makes up its keys is listed into SQLite, with a broker and without 
 database and the length of the queue. Then the same catalogue is listed again, with rows as if all of it had been
 answered. The same for local folders. Each figure is of a fresh process.
 
-    python -m bench.listing [KEYS …]
+    python -m bench.listing [KEYS …] [--output FILE]
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -52,20 +53,21 @@ _QUESTIONS = (
 )
 
 
-def main(sizes: list[int]) -> None:
-    """Measure, print a table, and keep the figures as JSON."""
+def main(sizes: list[int], output: Path) -> None:
+    """Measure, print a table, and write the figures as JSON."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="tagmill-bench-") as scratch:
         with _store() as url:
             for size in sizes:
                 rows += _measure(Path(scratch) / f"home-{size}", f"s3://keys-{size}/photos", size, url)
         for name, folders in (("one folder", 1), ("1,000 folders", 1000)):
-            folder = _make_files(Path(scratch) / "files", folders)
-            rows += _measure(Path(scratch) / "home", str(folder), _FILES, None, name)
+            files = min(_FILES, max(sizes))
+            folder = _make_files(Path(scratch) / "files", files, folders)
+            rows += _measure(Path(scratch) / "home", str(folder), files, None, name)
             shutil.rmtree(folder)
     _print(rows)
-    _RESULTS.parent.mkdir(exist_ok=True)
-    _RESULTS.write_text(json.dumps(rows, indent=2) + "\n")
+    output.parent.mkdir(exist_ok=True)
+    output.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def _measure(home: Path, source: str, images: int, store: str | None, name: str = "bucket") -> list[dict[str, Any]]:
@@ -162,27 +164,30 @@ def _store() -> Iterator[str]:
         server.wait()
 
 
-def _make_files(folder: Path, folders: int) -> Path:
+def _make_files(folder: Path, files: int, folders: int) -> Path:
     for number in range(folders):
         (folder / f"{number:04}").mkdir(parents=True)
-    for number in range(_FILES):
+    for number in range(files):
         (folder / f"{number % folders:04}" / f"{number:06}.jpg").write_bytes(b"x")
     return folder
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    print(
-        "| source | images | catalogue | s | s per million | peak MB | first row, s | longest queue | reader waits, s |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    columns = ("source", "images", "catalogue", "s", "CPU s", "s/million", "peak MB", "first row, s", "longest queue")
+    print("| " + " | ".join([*columns, "reader waits, s"]) + " |")
+    print("| --- " * (len(columns) + 1) + "|")
     for row in rows:
         first = "" if row["first_row_seconds"] is None else f"{row['first_row_seconds']:.1f}"
         print(
             f"| {row['source']} | {row['images']:,} | {row['catalogue']} | {row['seconds']:.1f} | "
-            f"{row['seconds'] / row['images'] * 1e6:.0f} | {row['peak_bytes'] / 1e6:.0f} | {first} | "
-            f"{row['longest_queue']} | {row['longest_wait_seconds']:.2f} |"
+            f"{row['cpu_seconds']:.1f} | {row['seconds'] / row['images'] * 1e6:.0f} | {row['peak_bytes'] / 1e6:.0f} | "
+            f"{first} | {row['longest_queue']} | {row['longest_wait_seconds']:.2f} |"
         )
 
 
 if __name__ == "__main__":
-    main([int(size) for size in sys.argv[1:]] or list(_SIZES))
+    parser = argparse.ArgumentParser(description="Measure listings.")
+    parser.add_argument("keys", nargs="*", type=int, default=_SIZES)
+    parser.add_argument("--output", type=Path, default=_RESULTS)
+    wanted = parser.parse_args()
+    main(list(wanted.keys), wanted.output)

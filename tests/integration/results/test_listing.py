@@ -203,10 +203,16 @@ def test_images_that_the_last_run_did_not_reach_are_left_over(db: Database) -> N
     cancel_run(db, begin(db).run_id)
     assert left_over(db) == ["cancelled"]
 
-    complete = begin(db)
-    end_listing(db, complete.run_id, cursor=None)
-    close_runs(db)
+    of_failed = RunRequest(source="file:///p", model="m", model_version=1, content_hash="a" * 64, retry_of=1)
+    complete(db, open_run(db, of_failed, holder="test/1"))
+    assert left_over(db) == ["cancelled"]
+    complete(db, begin(db))
     assert left_over(db) == []
+
+
+def complete(db: Database, run: OpenRun) -> None:
+    end_listing(db, run.run_id, cursor=None)
+    close_runs(db)
 
 
 def left_over(db: Database, version: int = 1) -> list[str]:

@@ -43,7 +43,9 @@ def test_second_of_two_new_objects_is_a_copy() -> None:
 
 
 def test_image_that_is_gone_without_an_answer_is_no_twin() -> None:
-    assert twins([new("b", MD5[0]), gone("a", MD5[0], answered=False)], {}) == Twins()
+    changes = [new("b", MD5[0]), gone("a", MD5[0], answered=False)]
+
+    assert twins(changes, {MD5[0]: {b"1"}}) == Twins(copied=1)
 
 
 def test_fingerprints_that_do_not_tell_the_bytes_find_no_twins() -> None:
