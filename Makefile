@@ -11,10 +11,10 @@ NPM_INSTALL = npm install --no-save --no-package-lock --ignore-scripts --no-audi
 # The settings of whoever calls are not those of the tests and the demo.
 unexport $(filter-out TAGMILL_TEST_%,$(filter TAGMILL_%,$(.VARIABLES)))
 
-.PHONY: help install demo test test-azure lint format check coverage settings lock clean
+.PHONY: help install demo test test-azure lint format check coverage bench-listing settings lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 install: ## Make .venv from the hashed lock; does nothing where that is done (PYTHON=... chooses the Python)
 	@sh requirements/install.sh
@@ -50,6 +50,9 @@ coverage: install ## Run every test and show the branches that none of them took
 	.venv/bin/python -m coverage run -m pytest
 	.venv/bin/python -m coverage combine --quiet
 	.venv/bin/python -m coverage report
+
+bench-listing: install ## Measure listings of 10,000, 100,000 and 1,000,000 keys; takes some minutes and 3 GB of disk
+	@.venv/bin/python -m bench.listing
 
 settings: install ## Write docs/settings.md anew from base/settings.py
 	.venv/bin/python -m docs.settings_table > docs/settings.md

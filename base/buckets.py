@@ -42,6 +42,8 @@ _DISBELIEVED = re.compile(
 )
 _TOLD = re.compile(r"<Code>(.*?)</Code>\s*<Message>(.*?)</Message>(?:\s*<Details>(.*?)</Details>)?", re.DOTALL)
 
+_MD5 = re.compile(r"\d+-[0-9a-f]{32}")
+
 _CONNECT_TIMEOUT, _READ_TIMEOUT, _OBJECT_TIMEOUT = "5s", "10s", "300s"
 
 
@@ -172,6 +174,12 @@ def fingerprint_of(size_bytes: int, e_tag: str | None, last_modified: datetime) 
 def normal_e_tag(e_tag: str | None) -> str:
     """Without the quotes and the mark of weakness, which not every answer has; empty where there is none."""
     return (e_tag or "").removeprefix("W/").strip('"')
+
+
+def is_content_hash(uri: str, fingerprint: str) -> bool:
+    """Whether images with this fingerprint have the same bytes: S3 gives an object that was uploaded in one piece their
+    MD5 as its ETag, or something that no other object has."""
+    return uri.startswith("s3://") and _MD5.fullmatch(fingerprint) is not None
 
 
 def listed_as(fingerprint: str) -> tuple[int, str | None]:

@@ -22,8 +22,9 @@ def plan(
 ) -> None:
     """List and compare a source as a run with the same options would, and write nothing.
 
-    The time is that of one worker process per core of this machine, from a few images classified here and now. Images
-    whose bytes are known under another name take less, and are not told apart before a run has read them.
+    The time is that of one worker process per core of this machine, from a few images classified here and now. Renamed
+    and copied images are those whose bytes have an answer under another name; where only reading would tell, they are
+    new here, and `reused` in the run.
 
     Example: tagmill plan ./photos
     """
@@ -55,9 +56,12 @@ def plan(
         "model": f"{request.model}:{request.model_version}",
         "new": made.new,
         "changed": made.changed,
+        "retry": made.retry,
         "unchanged": made.unchanged,
         "again": made.again,
         "gone": made.gone,
+        "renamed": made.renamed,
+        "copied": made.copied,
         "passed_over": made.passed_over,
         "bytes": made.size_bytes,
         "unfinished_run": made.unfinished,
@@ -87,10 +91,10 @@ def _measure(settings: Settings, version: "ModelVersion | None", made: "Plan") -
 
 
 def _print(facts: dict[str, Any], *, is_built: bool) -> None:
-    rows: list[tuple[str, object]] = [(name, facts[name]) for name in ("new", "changed", "unchanged")]
+    rows: list[tuple[str, object]] = [(name, facts[name]) for name in ("new", "changed", "retry", "unchanged")]
     if facts["again"]:
         rows.append(("again", f"{facts['again']} (unchanged, and wanted with --all)"))
-    rows.append(("gone", facts["gone"]))
+    rows += [(name, facts[name]) for name in ("gone", "renamed", "copied")]
     if facts["passed_over"]:
         rows.append(("passed over", f"{facts['passed_over']} ({PASSED_OVER})"))
     if facts["unfinished_run"]:

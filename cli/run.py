@@ -317,8 +317,7 @@ def _summarise(
     rows.append(("skipped", state.skipped))
     if state.cancelled:
         rows.append(("cancelled", state.cancelled))
-    if state.gone:
-        rows.append(("gone", state.gone))
+    rows += [(name, facts[name]) for name in ("new", "changed", "gone")]
     if state.passed_over:
         rows.append(("passed over", f"{state.passed_over} ({PASSED_OVER})"))
     rows.append(("images per second", f"{speed:.1f}"))

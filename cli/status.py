@@ -109,6 +109,8 @@ def describe(run: "RunProgress", speed: float) -> dict[str, Any]:
         "failed": run.failed,
         "skipped": run.skipped,
         "cancelled": run.cancelled,
+        "new": run.new,
+        "changed": run.changed,
         "passed_over": run.passed_over,
         "gone": run.gone,
         "images_per_second": round(speed, 1),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _LOOK_SECONDS = 0.25
+_LOOK_SECONDS_WHILE_LISTING = 1.0
 _DISPATCH_SECONDS = 2.0
 # Workers of others that take nothing for so long are most likely not there.
 _NOBODY_SECONDS = 20.0
@@ -72,8 +73,14 @@ class Work:
         """Record what the run lists; the workers begin with the first of it."""
         from producer.list_source import record_listing
 
+        next_look = 0.0
+
         def on_chunk() -> None:
-            self._tend(reporter)
+            nonlocal next_look
+            # To look at a run is to count its batches, which after every chunk would take longer than the listing.
+            if time.monotonic() >= next_look:
+                self._tend(reporter)
+                next_look = time.monotonic() + _LOOK_SECONDS_WHILE_LISTING
 
         reporter.update("listing", None)
         per_batch = self._settings.images_per_batch

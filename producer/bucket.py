@@ -157,6 +157,7 @@ class Bucket:
                 listing=others.read(after if is_in_second else None),
                 lists=lambda uri: not is_in_key_order(uri) and self.lists(uri),
                 after=after if is_in_second else None,
+                disordered=True,
             )
 
     def _list_in_order(self, after: str | None, others: "_Sorted") -> Iterator[Found]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from producer.sources import Found, PassedOver, Source
+from producer.sources import Found, PassedOver, Source, Stretch
 from results.listing import KnownImage
 
 
@@ -15,6 +15,7 @@ class Kind(StrEnum):
     CHANGED = "changed"  # Its bytes may be others than those that were looked at last.
     UNCHANGED = "unchanged"  # This model version has answered it as it is.
     AGAIN = "again"  # The same, and the run wants everything classified.
+    RETRY = "retry"  # Nothing was changed, and no model version has an answer: it failed.
     GONE = "gone"  # Known, and no longer there.
     PASSED_OVER = "passed_over"  # Something that is not listed.
 
@@ -71,7 +72,7 @@ def compare(
 
 def compare_source(
     source: Source,
-    find_known: Callable[[str | None], Iterable[KnownImage]],
+    find_known: Callable[[Stretch], Iterable[KnownImage]],
     *,
     after: str | None = None,
     everything: bool = False,
@@ -79,18 +80,17 @@ def compare_source(
     """Compare all of a source, stretch by stretch.
 
     Args:
-        find_known: the known images of the source's range, in URI order, after a URI.
+        find_known: the known images that can be of a stretch, in URI order.
         after: the last URI that an earlier comparison came to.
     """
     for stretch in source.stretches(after):
-        known = find_known(stretch.after)
-        yield from compare(stretch.listing, known, stretch.lists, everything=everything)
+        yield from compare(stretch.listing, find_known(stretch), stretch.lists, everything=everything)
 
 
 def retry(failed: Iterable[KnownImage]) -> Iterator[Change]:
     """The images that failed once, each as it was last seen; those that have an answer by now need no work."""
     for image in failed:
-        kind = Kind.UNCHANGED if image.answered else Kind.AGAIN
+        kind = Kind.UNCHANGED if image.answered else Kind.RETRY
         yield Change(kind=kind, uri=image.uri, fingerprint=image.fingerprint, known=image)
 
 
@@ -105,4 +105,6 @@ def _is_at_or_below(uri: str, place: str) -> bool:
 def _kind(known: KnownImage, fingerprint: str) -> Kind:
     if known.fingerprint is not None and known.fingerprint != fingerprint:
         return Kind.CHANGED
-    return Kind.UNCHANGED if known.answered else Kind.NEW
+    if known.answered:
+        return Kind.UNCHANGED
+    return Kind.RETRY if known.failed else Kind.NEW

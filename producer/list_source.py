@@ -8,11 +8,12 @@ from base.errors import SourceError
 from models.suffixes import SUFFIXES
 from producer.batching import cut
 from producer.changes import Change, compare_source, retry
-from producer.sources import Found, Source
+from producer.sources import Found, Source, Stretch
 from results.listing import (
     KnownImage,
     ListingTaken,
     end_listing,
+    find_cut_short,
     find_failed,
     find_known,
     find_listing,
@@ -54,10 +55,20 @@ def source_listing(db: Database, source: Source, *, model_version_id: int | None
     first, end = source.uri_range
 
     def list_after(cursor: str | None) -> Iterator[Change]:
-        def known_after(after: str | None) -> Iterator[KnownImage]:
-            return find_known(db, model_version_id=model_version_id, first=first, end=end, after=after)
+        cut_short = find_cut_short(db, source.uri, model_version_id=model_version_id)
 
-        return compare_source(source, known_after, after=cursor, everything=everything)
+        def known(stretch: Stretch) -> Iterator[KnownImage]:
+            return find_known(
+                db,
+                model_version_id=model_version_id,
+                first=first,
+                end=end,
+                after=stretch.after,
+                disordered=stretch.disordered,
+                cut_short=cut_short,
+            )
+
+        return compare_source(source, known, after=cursor, everything=everything)
 
     return list_after
 

@@ -32,6 +32,7 @@ class Stretch:
     listing: Iterator[Found | PassedOver]
     lists: Callable[[str], bool]  #: whether an image of that URI would be of this part
     after: str | None  #: where it begins; None for the start
+    disordered: bool = False  #: of the URIs that have another order than their keys, and of no others
 
 
 class Source(Protocol):

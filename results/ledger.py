@@ -20,6 +20,7 @@ from results.session import Database
 from results.tables import (
     BatchStatus,
     ItemStatus,
+    Priority,
     batches,
     images,
     items,
@@ -229,7 +230,7 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
         resend_seconds: a message that was sent longer ago is taken for lost; a sixth of it when the broker holds none.
 
     Returns:
-        (run, batch) of each, oldest first.
+        (run, batch) of each: the oldest run first, and of a run those with the lowest priority.
     """
 
     def work(connection: sa.Connection) -> list[tuple[int, int]]:
@@ -238,6 +239,8 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
             sa.and_(batches.c.status == BatchStatus.PENDING, sa.func.coalesce(batches.c.not_before, 0) <= db.now),
             batches.c.lease_until < db.now,
         )
+        # Who has no time for everything waits for the whole listing before going on to what has an answer of some kind.
+        may_go = sa.or_(runs.c.deadline.is_(None), runs.c.listed_at.is_not(None), batches.c.priority <= Priority.NEW)
         waiting = sa.and_(is_open, ready, batches.c.sent_at.is_not(None))
         sent = connection.execute(
             sa.select(sa.func.count()).select_from(batches.join(runs)).where(waiting)
@@ -248,8 +251,8 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
         due = connection.execute(
             sa.select(batches.c.run_id, batches.c.id)
             .select_from(batches.join(runs))
-            .where(is_open, ready, sa.or_(never_sent, taken_for_lost))
-            .order_by(batches.c.run_id, batches.c.id)
+            .where(is_open, ready, may_go, sa.or_(never_sent, taken_for_lost))
+            .order_by(batches.c.run_id, batches.c.priority, batches.c.id)
             .limit(room)
             .with_for_update(skip_locked=True, of=batches)
         ).all()
@@ -416,7 +419,13 @@ def _isolate(connection: sa.Connection, db: Database, row: sa.Row[Any]) -> None:
     for half in (image_ids[:middle], image_ids[middle:]):
         half_id = connection.execute(
             batches.insert()
-            .values(run_id=row.run_id, status=BatchStatus.PENDING, size=len(half), earlier_attempts=attempts)
+            .values(
+                run_id=row.run_id,
+                status=BatchStatus.PENDING,
+                size=len(half),
+                earlier_attempts=attempts,
+                priority=row.priority,
+            )
             .returning(batches.c.id)
         ).scalar_one()
         connection.execute(

@@ -1,6 +1,6 @@
 """What a producer writes: a run's listing, chunk by chunk, with the cursor that goes with it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from results.session import Database
 from results.tables import (
     BatchStatus,
     ItemStatus,
+    Priority,
     RunStatus,
     batches,
     images,
@@ -37,6 +38,8 @@ class KnownImage:
     fingerprint: str | None  #: None when it was never looked at
     answered: bool  #: the run's model version has classified these very bytes
     gone: bool
+    failed: bool = False  #: these very bytes were looked at, and no model version has an answer for them
+    left_over: bool = False  #: the last run of the source had no time left for it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +49,7 @@ class ListedImage:
     uri: str
     fingerprint: str  #: changes when the bytes may have changed
     image_id: int | None = None  #: None when no earlier listing had it
+    priority: Priority = Priority.NEW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +57,10 @@ class Chunk:
     """The part of a listing that is written in one transaction."""
 
     cursor: str  #: the last URI that it covers
-    batches: Sequence[Sequence[ListedImage]]
+    batches: Sequence[Sequence[ListedImage]]  #: of one priority each
     skipped: int
+    new: int = 0
+    changed: int = 0
     reappeared: Sequence[int] = field(default=())  #: images that were gone and are back, unchanged
     gone: Sequence[int] = field(default=())  #: images that are no longer there
     passed_over: int = 0
@@ -65,15 +71,28 @@ class Chunk:
 
 
 def find_known(
-    db: Database, *, model_version_id: int | None, first: str, end: str, after: str | None
+    db: Database,
+    *,
+    model_version_id: int | None,
+    first: str,
+    end: str,
+    after: str | None,
+    disordered: bool = False,
+    cut_short: int | None = None,
 ) -> Iterator[KnownImage]:
     """The images of earlier listings from URI `first` up to, not including, `end`, in URI order, after `after`.
 
     Args:
         model_version_id: whose answers count; None when it has none yet.
+        disordered: only those whose URIs have another order than the keys of their objects.
+        cut_short: the run whose cancelled images are left over.
     """
     begin = images.c.uri >= first if after is None or after < first else images.c.uri > after
-    yield from _read_known(db, _known(model_version_id).where(images.c.uri < end), begin)
+    known = _known(model_version_id, cut_short).where(images.c.uri < end)
+    if disordered:
+        # What `is_in_key_order` says. Of a whole catalogue the index answers it, and no row is read.
+        known = known.where(sa.func.replace(images.c.uri, "%2", "").contains("%", autoescape=True))
+    yield from _read_known(db, known, begin)
 
 
 def find_failed(db: Database, run_id: int, *, model_version_id: int, after: str | None) -> Iterator[KnownImage]:
@@ -83,14 +102,71 @@ def find_failed(db: Database, run_id: int, *, model_version_id: int, after: str 
     yield from _read_known(db, failed, sa.true() if after is None else images.c.uri > after)
 
 
-def _known(model_version_id: int | None) -> sa.Select[Any]:
-    answered = sa.exists().where(
+def find_cut_short(db: Database, source: str, *, model_version_id: int | None) -> int | None:
+    """The last run of a source with a model version, where that ran out of time; None where it did not."""
+    statement = (
+        sa.select(runs.c.id, runs.c.out_of_time)
+        .where(
+            runs.c.source == source,
+            runs.c.model_version_id == model_version_id,
+            runs.c.retry_of.is_(None),
+            runs.c.finished_at.is_not(None),
+            # One that somebody cancelled says nothing of what was left over before it.
+            sa.or_(runs.c.out_of_time, runs.c.status == RunStatus.COMPLETED),
+        )
+        .order_by(runs.c.id.desc())
+        .limit(1)
+    )
+    row = db.read(lambda connection: connection.execute(statement).one_or_none())
+    return row.id if row is not None and row.out_of_time else None
+
+
+def find_answered(db: Database, model_version_id: int, fingerprints: Collection[str]) -> dict[str, set[bytes]]:
+    """Which of some fingerprints are those of images that a model version has answered.
+
+    Returns:
+        Fingerprint to the content hashes of its images: a file's fingerprint does not tell its bytes.
+    """
+    answers = predictions.join(images, images.c.id == predictions.c.image_id)
+    statement = (
+        sa.select(images.c.fingerprint, predictions.c.content_hash)
+        .select_from(answers)
+        .where(
+            images.c.fingerprint.in_(fingerprints),
+            predictions.c.fingerprint == images.c.fingerprint,
+            predictions.c.model_version_id == model_version_id,
+            predictions.c.rank == 1,
+        )
+        .distinct()
+    )
+    found: dict[str, set[bytes]] = {}
+    for row in db.read(partial(_fetch, statement)):
+        found.setdefault(row.fingerprint, set()).add(bytes(row.content_hash))
+    return found
+
+
+def _known(model_version_id: int | None, cut_short: int | None = None) -> sa.Select[Any]:
+    answer = sa.exists().where(
         predictions.c.image_id == images.c.id,
-        predictions.c.model_version_id == model_version_id,
         predictions.c.fingerprint == images.c.fingerprint,
         predictions.c.rank == 1,
     )
-    return sa.select(images.c.id, images.c.uri, images.c.fingerprint, images.c.gone_at, answered.label("answered"))
+    of_version = answer.where(predictions.c.model_version_id == model_version_id)
+    # In one column, so that the second question is asked only where the answer to the first is no.
+    answered_by = sa.case((of_version, "version"), (answer, "another"), else_="none")
+    left_over: sa.ColumnElement[bool] = sa.false()
+    if cut_short is not None:
+        left_over = sa.exists().where(
+            items.c.run_id == cut_short, items.c.image_id == images.c.id, items.c.status == ItemStatus.CANCELLED
+        )
+    return sa.select(
+        images.c.id,
+        images.c.uri,
+        images.c.fingerprint,
+        images.c.gone_at,
+        answered_by.label("answered_by"),
+        left_over.label("left_over"),
+    )
 
 
 def _read_known(db: Database, known: sa.Select[Any], begin: sa.ColumnElement[bool]) -> Iterator[KnownImage]:
@@ -99,13 +175,15 @@ def _read_known(db: Database, known: sa.Select[Any], begin: sa.ColumnElement[boo
     while True:
         statement = known.where(last).order_by(images.c.uri).limit(_KNOWN_PER_QUERY)
         page = db.read(partial(_fetch, statement))
-        for row in page:
+        for image_id, uri, fingerprint, gone_at, answered_by, left_over in page:
             yield KnownImage(
-                image_id=row.id,
-                uri=row.uri,
-                fingerprint=row.fingerprint,
-                answered=bool(row.answered),
-                gone=row.gone_at is not None,
+                image_id=image_id,
+                uri=uri,
+                fingerprint=fingerprint,
+                answered=answered_by == "version",
+                gone=gone_at is not None,
+                failed=answered_by == "none" and fingerprint is not None,
+                left_over=bool(left_over),
             )
         if len(page) < _KNOWN_PER_QUERY:
             return
@@ -154,6 +232,8 @@ def record_chunk(db: Database, run_id: int, *, cursor: str | None, chunk: Chunk)
                 skipped=runs.c.skipped + chunk.skipped,
                 passed_over=runs.c.passed_over + chunk.passed_over,
                 gone=runs.c.gone + len(chunk.gone),
+                new=runs.c.new + chunk.new,
+                changed=runs.c.changed + chunk.changed,
             )
             .returning(runs.c.id, runs.c.staged)
         ).one_or_none()
@@ -170,7 +250,7 @@ def record_chunk(db: Database, run_id: int, *, cursor: str | None, chunk: Chunk)
         for batch in chunk.batches:
             batch_id = connection.execute(
                 batches.insert()
-                .values(run_id=run_id, status=BatchStatus.PENDING, size=len(batch))
+                .values(run_id=run_id, status=BatchStatus.PENDING, size=len(batch), priority=batch[0].priority)
                 .returning(batches.c.id)
             ).scalar_one()
             rows += [
@@ -214,7 +294,7 @@ def end_listing(db: Database, run_id: int, *, cursor: str | None) -> None:
     db.write(work)
 
 
-def _fetch(statement: sa.Select[Any], connection: sa.Connection) -> Sequence[sa.Row[Any]]:
+def _fetch(statement: sa.Select[Any], connection: sa.Connection) -> Sequence[sa.Row[*tuple[Any, ...]]]:
     return connection.execute(statement).all()
 
 

@@ -39,6 +39,8 @@ class RunProgress:
     failed: int
     skipped: int
     cancelled: int
+    new: int
+    changed: int
     passed_over: int
     gone: int
     is_listed: bool  #: the listing is complete, so `listed` is final
@@ -124,6 +126,8 @@ def find_runs(db: Database, run_id: int | None = None) -> list[RunProgress]:
             failed=int(row.failed),
             skipped=row.skipped,
             cancelled=int(row.cancelled),
+            new=row.new,
+            changed=row.changed,
             passed_over=row.passed_over,
             gone=row.gone,
             is_listed=row.listed_at is not None,

@@ -3,7 +3,7 @@
 Times are seconds since 1970 in UTC by the database's own clock, so that machines whose clocks differ agree on leases.
 """
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from sqlalchemy import (
     JSON,
@@ -43,6 +43,15 @@ class BatchStatus(StrEnum):
     PENDING = "pending"  # Waits for a worker.
     LEASED = "leased"  # A worker holds it until its lease runs out.
     DONE = "done"  # Each of its images has its end, or went to another batch.
+
+
+class Priority(IntEnum):
+    """Which batches of a run go first: those with the lowest."""
+
+    LEFT_OVER = 0  # The last run of the source had no time left for them.
+    NEW = 1
+    CHANGED = 2
+    RETRY = 3  # Failed before, or wanted once more.
 
 
 class ItemStatus(StrEnum):
@@ -201,7 +210,7 @@ batches = Table(
     Column("reused", Integer, nullable=False, server_default="0"),
     Column("failed", Integer, nullable=False, server_default="0"),
     Column("cancelled", Integer, nullable=False, server_default="0"),
-    Column("priority", Integer, nullable=False, server_default="0"),  # Of a run's batches, the lowest go first.
+    Column("priority", Integer, nullable=False, server_default="0"),  # One of `Priority`.
     CheckConstraint(_one_of("status", BatchStatus), name="status"),
     Index("ix_batches_run_id", "run_id"),
     # Small however many batches are done, and it answers both "what is due" and "is the run complete".

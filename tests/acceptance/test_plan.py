@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,13 +37,36 @@ def test_plan_counts_what_the_next_run_does(tagmill: Tagmill, tmp_path: Path) ->
     assert sorted(tagmill.home.iterdir()) == files
     sizes = sum((folder / name).stat().st_size for name in ("0001.jpg", "0002.jpg", "new.png", "broken.jpg"))
     counts = [planned[name] for name in ("new", "changed", "unchanged", "gone", "passed_over", "bytes")]
-    assert counts == [2, 2, 9, 1, 1, sizes]  # What failed has no answer yet, so it is as good as new.
+    assert counts == [1, 2, 9, 1, 1, sizes]
+    assert planned["retry"] == 1
     assert planned["expected_seconds"] is not None
 
     facts = tagmill.run(folder)
 
-    assert facts["classified"] + facts["failed"] == planned["new"] + planned["changed"]
+    assert facts["classified"] + facts["failed"] == planned["new"] + planned["changed"] + planned["retry"]
+    assert [facts[name] for name in ("new", "changed")] == [1, 2]
     assert [facts[name] for name in ("skipped", "gone", "passed_over")] == [9, 1, 1]
+
+
+def test_plan_tells_renamed_and_copied_files(tagmill: Tagmill, tmp_path: Path) -> None:
+    folder = make_many(tmp_path / "a", 10)
+    tagmill.run(folder)
+    (folder / "0000.jpg").rename(folder / "renamed.jpg")
+    shutil.copy2(folder / "0001.jpg", folder / "copied.jpg")  # As `cp -p`, keeps the time.
+    shutil.copy2(folder / "0001.jpg", folder / "copied too.jpg")
+    shutil.copy(folder / "0002.jpg", folder / "as good as new.jpg")
+    impostor = folder / "impostor.jpg"  # Size and time of another, and bytes of its own, which are no image.
+    impostor.write_bytes((folder / "0003.jpg").read_bytes()[:-3] + b"new")
+    os.utime(impostor, ns=(0, (folder / "0003.jpg").stat().st_mtime_ns))
+    os.utime(folder / "0004.jpg")
+
+    planned = plan(tagmill, folder)
+
+    names = ("new", "renamed", "copied", "changed", "unchanged", "gone")
+    assert [planned[name] for name in names] == [2, 1, 2, 1, 8, 1]
+    facts = tagmill.run(folder)
+    assert [facts[name] for name in ("new", "changed", "skipped", "gone", "failed")] == [5, 1, 8, 1, 1]
+    assert facts["classified"] == facts["reused"] == 5  # Renamed, copied, touched, and the one that was as good as new.
 
 
 def test_plan_leaves_what_a_killed_process_left(tagmill: Tagmill, tmp_path: Path) -> None:

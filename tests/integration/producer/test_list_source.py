@@ -1,14 +1,102 @@
-"""What a run lists is recorded until somebody stops it."""
+"""What a listing leaves in SQL, night after night, on both databases."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import obstore
+import pytest
+import sqlalchemy as sa
+from obstore.store import S3Store
+
+from base.buckets import BucketAccess
+from producer.bucket import Bucket
 from producer.changes import Change, Kind
-from producer.list_source import record_listing
-from results.queries import find_runs
+from producer.folder import Folder
+from producer.list_source import record_listing, source_listing
+from producer.plan import make_plan
+from producer.sources import Source
+from producer.start_run import holder
+from results import ledger
+from results.ledger import Answer
+from results.queries import RunProgress, find_runs
 from results.runs import RunRequest, close_runs, open_run
 from results.session import Database
-from results.tables import RunStatus
+from results.tables import RunStatus, batches, images, items, predictions
 from tests.clock import Clock
+from tests.servers import S3
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for number in range(10):
+        (root / f"{number}.jpg").write_bytes(b"x" * number)
+    return Folder(str(root))
+
+
+def request(source: Source) -> RunRequest:
+    return RunRequest(source=source.uri, model="m", model_version=1, content_hash="a" * 64)
+
+
+def run(db: Database, source: Source) -> RunProgress:
+    """List the source, and give every image the answer that its fingerprint says."""
+    opened = open_run(db, request(source), holder=holder())
+    listing = source_listing(db, source, model_version_id=opened.model_version_id, everything=False)
+    record_listing(db, opened, listing, images_per_batch=4, on_chunk=lambda: None)
+    for _, batch_id in ledger.take_due(db, room=100, queued=0, resend_seconds=30):
+        held = ledger.claim(db, batch_id, owner="w/1", lease_seconds=45)
+        assert held is not None
+        answers = [
+            Answer(
+                image_id=image.image_id,
+                fingerprint=image.fingerprint,
+                content_hash=image.fingerprint.encode().ljust(32)[:32],
+                labels=[("cat", 1.0)],
+            )
+            for image in held.images
+        ]
+        ledger.finish(db, held, answers, [])
+    close_runs(db)
+    return find_runs(db, opened.run_id)[0]
+
+
+def count_rows(db: Database) -> list[int]:
+    counts = (sa.select(sa.func.count()).select_from(table) for table in (images, items, batches, predictions))
+    return [db.read(lambda connection, count=count: connection.execute(count).scalar_one()) for count in counts]
+
+
+def test_unchanged_listing_writes_no_row(db: Database, folder: Folder) -> None:
+    first = run(db, folder)
+    rows = count_rows(db)
+
+    second = run(db, folder)
+
+    assert count_rows(db) == rows == [10, 10, 3, 10]
+    assert (first.new, first.skipped, second.new, second.skipped) == (10, 0, 0, 10)
+
+
+def test_plan_counts_a_bucket_as_the_next_run_does(db: Database, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    store = S3Store(s3.new_bucket())
+    names = ["a.jpg", "b c.jpg", "ä.jpg", "é/[1].jpg", "z.jpg", "gone.jpg", "göne.jpg"]
+    for name in names:
+        obstore.put(store, name, name.encode())
+    source = Bucket(f"s3://{store.config['bucket']}", access=BucketAccess())
+    run(db, source)
+    obstore.delete(store, ["gone.jpg", "göne.jpg"])
+    obstore.rename(store, "ä.jpg", "ö.jpg")
+    obstore.copy(store, "a.jpg", "copy.jpg")
+    obstore.put(store, "é/[1].jpg", b"changed")
+    for name in ("new.jpg", "neu & ß.jpg", "twin.jpg"):
+        obstore.put(store, name, b"twin" if name != "new.jpg" else b"new")
+
+    plan = make_plan(db, source, request(source))
+    second = run(db, source)
+
+    assert (plan.new, plan.renamed, plan.copied, plan.changed, plan.unchanged, plan.gone) == (2, 1, 2, 1, 3, 3)
+    assert (second.new, second.changed, second.skipped, second.gone) == (5, 1, 3, 3)
 
 
 def endless(cursor: str | None) -> Iterator[Change]:

@@ -12,7 +12,7 @@ from results.listing import Chunk, ListedImage, end_listing, record_chunk
 from results.queries import find_runs, verify_run
 from results.runs import RunRequest, close_runs, fail_run, open_run
 from results.session import Database
-from results.tables import RunStatus, items, predictions
+from results.tables import Priority, RunStatus, items, predictions
 from tests.clock import Clock
 
 LEASE = 45.0
@@ -316,6 +316,48 @@ def test_no_more_is_sent_than_the_broker_has_room_for(db: Database) -> None:
 
     assert due(db, room=3) == [1, 2, 3]
     assert due(db, room=3, queued=3) == [4]
+
+
+def record_backwards(db: Database, *, deadline: float | None = None) -> int:
+    """A run that lists an image of each priority in a batch of its own, the last priority first."""
+    request = RunRequest(source="file:///p", model="m", model_version=1, content_hash="a" * 64, deadline=deadline)
+    run = open_run(db, request, holder="test/1")
+    listed = [
+        ListedImage(uri=f"file:///p/{9 - priority}", fingerprint="1-1", priority=priority)
+        for priority in reversed(Priority)
+    ]
+    chunk = Chunk(cursor=listed[-1].uri, batches=[[image] for image in listed], skipped=0)
+    record_chunk(db, run.run_id, cursor=None, chunk=chunk)
+    return run.run_id
+
+
+def test_new_images_are_sent_before_changed_and_retried_ones(db: Database) -> None:
+    earlier = record(db, 2)
+    record_backwards(db)
+
+    assert due(db, room=4) == [earlier, 5, 4, 3]
+
+
+def test_run_with_a_deadline_lists_to_the_end_before_it_goes_on_to_changes(db: Database, clock: Clock) -> None:
+    run_id = record_backwards(db, deadline=clock.seconds + 3600)
+
+    assert due(db) == [4, 3]  # What was left over, and what is new.
+    assert due(db) == []
+
+    end_listing(db, run_id, cursor="file:///p/9")
+    assert due(db) == [2, 1]
+
+
+def test_halves_of_a_batch_keep_its_priority(db: Database, clock: Clock) -> None:
+    record(db)
+    with db.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE batches SET priority = 2"))
+    for owner in ("w/1", "w/2", "w/3"):
+        take(db, owner=owner)
+        clock.pass_by(LEASE + 1)
+
+    priorities = sa.text("SELECT priority FROM batches")
+    assert list(db.read(lambda connection: connection.scalars(priorities).all())) == [2, 2, 2]
 
 
 def test_message_that_nobody_took_is_sent_again(db: Database, clock: Clock) -> None:

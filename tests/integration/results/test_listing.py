@@ -1,22 +1,27 @@
 """How a listing is recorded, on both databases."""
 
-import pytest
+from dataclasses import replace
 
-from base.errors import ModelError
+import pytest
+import sqlalchemy as sa
+
+from base.errors import FailureReason, ModelError
 from results import ledger
-from results.ledger import Answer
+from results.ledger import Answer, Failure
 from results.listing import (
     Chunk,
     KnownImage,
     ListedImage,
     ListingTaken,
     end_listing,
+    find_answered,
+    find_cut_short,
     find_known,
     find_listing,
     record_chunk,
 )
 from results.queries import find_runs
-from results.runs import OpenRun, RunRequest, close_runs, fail_run, open_run
+from results.runs import OpenRun, RunRequest, cancel_run, close_runs, fail_run, open_run
 from results.session import Database
 from results.tables import RunStatus
 
@@ -144,6 +149,98 @@ def test_answer_of_another_version_does_not_count(db: Database) -> None:
     classify(db)
 
     assert [image.answered for image in known(db, begin(db, version=2, content_hash="b" * 64))] == [False]
+
+
+def fail(db: Database, batch_id: int) -> None:
+    held = ledger.claim(db, batch_id, owner="w/1", lease_seconds=45)
+    assert held is not None
+    failures = [
+        Failure(
+            image_id=image.image_id,
+            fingerprint=image.fingerprint,
+            reason=FailureReason.NOT_AN_IMAGE,
+            message="no image",
+        )
+        for image in held.images
+    ]
+    ledger.finish(db, held, [], failures)
+
+
+def test_image_that_failed_is_told_from_one_that_another_version_answered(db: Database) -> None:
+    run = begin(db)
+    record_chunk(db, run.run_id, cursor=None, chunk=chunk("answered"))
+    record_chunk(db, run.run_id, cursor="file:///p/answered", chunk=chunk("failed"))
+    record_chunk(db, run.run_id, cursor="file:///p/failed", chunk=chunk("never looked at"))
+    classify(db)
+    fail(db, 2)
+
+    images = known(db, begin(db, version=2, content_hash="b" * 64))
+
+    assert [(image.answered, image.failed) for image in images] == [(False, False), (False, True), (False, False)]
+
+
+def test_chunk_counts_what_is_new_and_changed(db: Database) -> None:
+    run = begin(db)
+
+    record_chunk(db, run.run_id, cursor=None, chunk=replace(chunk("a", "b", "c"), new=1, changed=2))
+
+    (progress,) = find_runs(db, run.run_id)
+    assert (progress.new, progress.changed) == (1, 2)
+
+
+def test_images_that_the_last_run_did_not_reach_are_left_over(db: Database) -> None:
+    first = begin(db)
+    record_chunk(db, first.run_id, cursor=None, chunk=chunk("answered"))
+    record_chunk(db, first.run_id, cursor="file:///p/answered", chunk=chunk("cancelled"))
+    classify(db)
+    cancel_run(db, first.run_id)
+    assert left_over(db) == []  # Somebody cancelled it.
+
+    with db.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE runs SET out_of_time = true"))
+    assert left_over(db) == ["cancelled"]
+    assert left_over(db, version=2) == []
+    cancel_run(db, begin(db).run_id)
+    assert left_over(db) == ["cancelled"]
+
+    of_failed = RunRequest(source="file:///p", model="m", model_version=1, content_hash="a" * 64, retry_of=1)
+    complete(db, open_run(db, of_failed, holder="test/1"))
+    assert left_over(db) == ["cancelled"]
+    complete(db, begin(db))
+    assert left_over(db) == []
+
+
+def complete(db: Database, run: OpenRun) -> None:
+    end_listing(db, run.run_id, cursor=None)
+    close_runs(db)
+
+
+def left_over(db: Database, version: int = 1) -> list[str]:
+    cut_short = find_cut_short(db, "file:///p", model_version_id=version)
+    images = find_known(db, model_version_id=1, first="file:///p/", end="file:///p0", after=None, cut_short=cut_short)
+    return [image.uri.rpartition("/")[2] for image in images if image.left_over]
+
+
+def test_answered_fingerprints_are_found_with_the_bytes_that_they_stand_for(db: Database) -> None:
+    run = begin(db)
+    record_chunk(db, run.run_id, cursor=None, chunk=chunk("a", "b"))
+    assert find_answered(db, run.model_version_id, ["1-1"]) == {}
+
+    classify(db)
+
+    assert find_answered(db, run.model_version_id, ["1-1", "2-2"]) == {"1-1": {b"1" * 32}}
+    assert find_answered(db, run.model_version_id + 1, ["1-1"]) == {}
+
+
+def test_known_images_of_another_order_than_their_keys_come_alone(db: Database) -> None:
+    run = begin(db)
+    record_chunk(db, run.run_id, cursor=None, chunk=chunk("a", "b%20c", "d%C3%A9", "e%5B", "f%25", "g%20h%C3%B6"))
+
+    disordered = find_known(
+        db, model_version_id=run.model_version_id, first="file:///p/", end="file:///p0", after=None, disordered=True
+    )
+
+    assert [image.uri.rpartition("/")[2] for image in disordered] == ["d%C3%A9", "e%5B", "g%20h%C3%B6"]
 
 
 def test_image_that_came_back_is_no_longer_gone(db: Database) -> None:

@@ -5,6 +5,7 @@ from itertools import count
 from producer.batching import cut
 from producer.changes import Change, Kind
 from results.listing import Chunk, KnownImage
+from results.tables import Priority
 
 
 def new(number: int) -> Change:
@@ -14,6 +15,13 @@ def new(number: int) -> Change:
 def unchanged(number: int, *, gone: bool = False) -> Change:
     image = KnownImage(image_id=number, uri=f"{number:06}", fingerprint="1", answered=True, gone=gone)
     return Change(kind=Kind.UNCHANGED, uri=image.uri, fingerprint="1", known=image)
+
+
+def other(kind: Kind, number: int, *, left_over: bool = False) -> Change:
+    image = KnownImage(
+        image_id=number, uri=f"{number:06}", fingerprint="0", answered=False, gone=False, left_over=left_over
+    )
+    return Change(kind=kind, uri=image.uri, fingerprint="1", known=image)
 
 
 def sizes(chunks: list[Chunk]) -> list[list[int]]:
@@ -26,6 +34,15 @@ def test_work_is_cut_into_full_batches_in_listing_order() -> None:
     assert sizes([chunk]) == [[4, 4, 2]]
     assert [image.uri for batch in chunk.batches for image in batch] == [f"{number:06}" for number in range(10)]
     assert (chunk.listed, chunk.skipped, chunk.cursor) == (10, 0, "000009")
+
+
+def test_batches_hold_one_priority_and_the_first_comes_first() -> None:
+    listing = [other(Kind.RETRY, 1), other(Kind.CHANGED, 2), new(3), other(Kind.CHANGED, 4, left_over=True), new(5)]
+    (chunk,) = cut([*listing, other(Kind.AGAIN, 6)], 2)
+
+    assert [[int(image.uri) for image in batch] for batch in chunk.batches] == [[4], [3, 5], [2], [1, 6]]
+    assert [{image.priority for image in batch} for batch in chunk.batches] == [{priority} for priority in Priority]
+    assert (chunk.new, chunk.changed, chunk.listed) == (2, 2, 6)
 
 
 def test_long_listing_is_cut_into_chunks_of_full_batches() -> None:

@@ -9,8 +9,10 @@ def found(uri: str, fingerprint: str = "1") -> Found:
     return Found(uri=uri, fingerprint=fingerprint, size_bytes=1)
 
 
-def known(uri: str, fingerprint: str | None = "1", *, answered: bool = True, gone: bool = False) -> KnownImage:
-    return KnownImage(image_id=hash(uri), uri=uri, fingerprint=fingerprint, answered=answered, gone=gone)
+def known(
+    uri: str, fingerprint: str | None = "1", *, answered: bool = True, gone: bool = False, failed: bool = False
+) -> KnownImage:
+    return KnownImage(image_id=hash(uri), uri=uri, fingerprint=fingerprint, answered=answered, gone=gone, failed=failed)
 
 
 def kinds(listing: list[Found | PassedOver], images: list[KnownImage], *, everything: bool = False) -> dict[str, Kind]:
@@ -19,16 +21,19 @@ def kinds(listing: list[Found | PassedOver], images: list[KnownImage], *, everyt
 
 
 def test_each_image_is_told_by_what_is_known_of_it() -> None:
-    listing = [found("a"), found("b", "2"), found("c"), found("d"), found("f")]
+    listing = [found("a"), found("b", "2"), found("c"), found("d"), found("f"), found("g"), found("h", "2")]
     images = [known("b"), known("c"), known("d", answered=False), known("e"), known("f", None, answered=False)]
+    images += [known(uri, answered=False, failed=True) for uri in ("g", "h")]
 
     assert kinds(listing, images) == {
         "a": Kind.NEW,
         "b": Kind.CHANGED,
         "c": Kind.UNCHANGED,
-        "d": Kind.NEW,  # Failed, or answered by another model only.
+        "d": Kind.NEW,  # Answered by another model version only.
         "e": Kind.GONE,
         "f": Kind.NEW,  # Listed before, and never looked at.
+        "g": Kind.RETRY,
+        "h": Kind.CHANGED,
     }
 
 
