@@ -67,6 +67,8 @@ NOT_RUN = {
     "pip install 'tagmill[parquet]'": "tests/unit/cli/test_parquet.py sees it told",
     "docker inspect": "what docs/decisions.md says that others may do",
     ".ci/run": "it runs these tests",
+    "cp": "how a file came about; test_plan.py makes such a one",
+    "cp -p": "the same",
     "pg_dump": "PostgreSQL's own; which way it is called is left to the reader",
     "sqlite3 tagmill.db \"VACUUM INTO 'copy.db'\"": "test_documented_copy_of_sqlite_is_complete runs its statement",
     "LLEN tagmill.classify": "test_documented_queue_is_the_one_of_the_broker compares the name",
