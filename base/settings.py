@@ -63,6 +63,11 @@ class Settings(BaseModel):
     bucket_requester_pays: bool = Field(
         False, description="Sources in S3: what is read is charged to us, as some buckets demand."
     )
+    allow_private_urls: bool = Field(
+        False,
+        description="URLs of a manifest may lead to this machine, its network and its cloud's own services, too. "
+        "Workers elsewhere need it, too.",
+    )
 
     images_per_batch: PositiveInt = Field(
         64, le=10_000, description="Images that travel in one message and are saved in one transaction."
@@ -155,8 +160,12 @@ class Settings(BaseModel):
 
     @property
     def bucket_access(self) -> BucketAccess:
-        """How sources in buckets are reached."""
-        return BucketAccess(endpoint=self.bucket_endpoint, requester_pays=self.bucket_requester_pays)
+        """How sources in buckets, and on the web, are reached."""
+        return BucketAccess(
+            endpoint=self.bucket_endpoint,
+            requester_pays=self.bucket_requester_pays,
+            private_urls=self.allow_private_urls,
+        )
 
     @property
     def home_path(self) -> Path:

@@ -11,11 +11,13 @@ import typer
 from base.errors import SetupError
 from base.settings import Settings, load_settings
 from cli.options import (
+    Column,
     Endpoint,
     Everything,
     Exclude,
     Include,
     Json,
+    Key,
     MaxFailures,
     Model,
     RunNumber,
@@ -41,6 +43,8 @@ def run(
     model: Model = None,
     include: Include = None,
     exclude: Exclude = None,
+    column: Column = None,
+    key: Key = None,
     everything: Everything = False,
     max_failures: MaxFailures = None,
     top_k: TopK = None,
@@ -64,7 +68,7 @@ def run(
 
     settings = load_settings().with_endpoint(endpoint)
     allowed = parse_allowed(max_failures)
-    images = open_source(source, include or (), exclude or (), access=settings.bucket_access)
+    images = open_source(source, include or (), exclude or (), access=settings.bucket_access, column=column, key=key)
     check_not_empty(images)
     registry = open_registry(settings)
     check_model(registry, model)

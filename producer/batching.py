@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from producer.changes import Change, Kind
-from results.listing import Chunk, ListedImage
+from results.listing import Chunk, ListedImage, RowsChange
 
 # A chunk is one transaction. It ends with this many full batches; or with so many entries, of which most were
 # unchanged; or, where the source is slow, after so long: whoever waits for the first answers waits no longer.
@@ -40,6 +40,7 @@ class _Pieces:
     work: list[ListedImage] = field(default_factory=list)
     gone: list[int] = field(default_factory=list)
     reappeared: list[int] = field(default_factory=list)
+    rows: list[RowsChange] = field(default_factory=list)
     skipped: int = 0
     passed_over: int = 0
     entries: int = 0
@@ -49,6 +50,8 @@ class _Pieces:
         self.cursor = change.uri
         self.entries += 1
         known = change.known
+        if change.rows is not None:
+            self.rows.append(change.rows)
         if known is not None and known.gone:
             self.reappeared.append(known.image_id)
         if change.kind is Kind.GONE and known is not None:
@@ -70,4 +73,5 @@ class _Pieces:
             reappeared=self.reappeared,
             gone=self.gone,
             passed_over=self.passed_over,
+            rows=self.rows,
         )

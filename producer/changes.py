@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from producer.sources import Found, PassedOver, Source
-from results.listing import KnownImage
+from results.listing import KnownImage, RowsChange
 
 
 class Kind(StrEnum):
@@ -17,6 +17,7 @@ class Kind(StrEnum):
     AGAIN = "again"  # The same, and the run wants everything classified.
     GONE = "gone"  # Known, and no longer there.
     PASSED_OVER = "passed_over"  # Something that is not listed.
+    DELISTED = "delisted"  # Of a manifest that names it no longer, and not gone: another names it.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,7 @@ class Change:
     fingerprint: str | None = None  #: as listed; None where nothing is
     size_bytes: int = 0  #: as listed
     known: KnownImage | None = None
+    rows: RowsChange | None = None  #: of a manifest: what is to be written of its rows
 
 
 def compare(

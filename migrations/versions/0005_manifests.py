@@ -1,4 +1,4 @@
-"""The rows of manifests: what they say of each image beside where it is."""
+"""The rows of manifests: what they say of each image beside where it is; and what that makes of products."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -24,7 +24,59 @@ def upgrade() -> None:
     )
     op.create_index("ix_manifest_rows_key", "manifest_rows", ["key"])
     op.create_index("ix_manifest_rows_image_id", "manifest_rows", ["image_id"])
+    op.execute("""
+        CREATE VIEW image_columns AS
+        SELECT images.uri AS image_uri,
+               manifest_rows.source,
+               NULLIF(manifest_rows.key, '') AS key,
+               manifest_rows.columns
+        FROM manifest_rows
+        JOIN images ON images.id = manifest_rows.image_id
+        WHERE images.gone_at IS NULL
+    """)
+    # Two labels whose sums are the same are told apart by name, byte by byte; and sums of the same numbers in another
+    # order may differ in their last digits.
+    label = "label" if op.get_bind().dialect.name == "sqlite" else 'label COLLATE "C"'
+    op.execute(f"""
+        CREATE VIEW current_products AS
+        WITH shown AS (
+            SELECT DISTINCT manifest_rows.key, manifest_rows.image_id FROM manifest_rows WHERE manifest_rows.key <> ''
+        ),
+        voted AS (
+            SELECT shown.key, current_labels.model, current_labels.model_version, current_labels.label,
+                   count(*) AS votes,
+                   sum(current_labels.confidence) AS weight,
+                   count(CASE WHEN current_labels.needs_review THEN 1 END) AS unsure
+            FROM shown
+            JOIN images ON images.id = shown.image_id
+            JOIN current_labels ON current_labels.image_uri = images.uri
+            GROUP BY shown.key, current_labels.model, current_labels.model_version, current_labels.label
+        ),
+        ranked AS (
+            SELECT voted.*,
+                   sum(votes) OVER (PARTITION BY key, model, model_version) AS images,
+                   sum(unsure) OVER (PARTITION BY key, model, model_version) AS all_unsure,
+                   count(*) OVER (PARTITION BY key, model, model_version) AS labels,
+                   row_number() OVER (
+                       PARTITION BY key, model, model_version ORDER BY round(CAST(weight AS numeric), 9) DESC, {label}
+                   ) AS place
+            FROM voted
+        )
+        SELECT key,
+               label,
+               weight / CAST(images AS double precision) AS confidence,
+               CAST(images AS BIGINT) AS images,
+               CAST(votes AS double precision) / CAST(images AS double precision) AS agreement,
+               labels > 1 AS conflict,
+               labels > 1 OR all_unsure > 0 AS needs_review,
+               model,
+               model_version
+        FROM ranked
+        WHERE place = 1
+    """)
 
 
 def downgrade() -> None:
+    op.execute("DROP VIEW current_products")
+    op.execute("DROP VIEW image_columns")
     op.drop_table("manifest_rows")
