@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from base.fingerprints import UNKNOWN
 from results.session import Database
 from results.tables import BatchStatus, ItemStatus, RunStatus, batches, images, items, manifest_rows, predictions, runs
 
@@ -116,18 +117,22 @@ def find_elsewhere(db: Database, manifest: str, image_ids: Sequence[int]) -> set
 
 def find_failed(db: Database, run_id: int, *, model_version_id: int, after: str | None) -> Iterator[KnownImage]:
     """The images that failed in a run and are still there, in URI order, after `after`."""
-    failed = _known(model_version_id).join(items, items.c.image_id == images.c.id)
+    # Of a site that was down nobody knows whether the answer that the image kept is still that of its bytes.
+    was_seen = items.c.fingerprint != UNKNOWN
+    failed = _known(model_version_id, where=was_seen).join(items, items.c.image_id == images.c.id)
     failed = failed.where(items.c.run_id == run_id, items.c.status == ItemStatus.FAILED, images.c.gone_at.is_(None))
     yield from _read_known(db, failed, sa.true() if after is None else images.c.uri > after)
 
 
-def _known(model_version_id: int | None) -> sa.Select[Any]:
-    answered = sa.exists().where(
+def _known(model_version_id: int | None, where: sa.ColumnElement[bool] | None = None) -> sa.Select[Any]:
+    answered: sa.ColumnElement[bool] = sa.exists().where(
         predictions.c.image_id == images.c.id,
         predictions.c.model_version_id == model_version_id,
         predictions.c.fingerprint == images.c.fingerprint,
         predictions.c.rank == 1,
     )
+    if where is not None:
+        answered = sa.and_(answered, where)
     return sa.select(images.c.id, images.c.uri, images.c.fingerprint, images.c.gone_at, answered.label("answered"))
 
 
