@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 # Pages that are kept in memory; what comes in no order at all is written back and forth less.
-_CACHE_KIBIBYTES = 32 * 1024
+_CACHE_KIBIBYTES = 16 * 1024
 
 
 class Row(NamedTuple):
