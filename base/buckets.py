@@ -61,11 +61,12 @@ class Fault(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class BucketAccess:
-    """How sources in buckets are reached; who goes there is told by the environment."""
+    """How sources in buckets, and on the web, are reached; who goes to a bucket is told by the environment."""
 
     endpoint: str | None = None  #: of a compatible server; plain http only where this says so
     requester_pays: bool = False  #: S3: what is read is charged to us
     user_project: str | None = None  #: Google: the project that what is read is charged to
+    private_urls: bool = False  #: URLs may lead to addresses that are not of the public internet
 
 
 def errors() -> tuple[type[Exception], ...]:

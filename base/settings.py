@@ -69,6 +69,11 @@ class Settings(BaseModel):
         description="Sources in Google Cloud Storage: the project that what is read is charged to, where a bucket "
         "demands one.",
     )
+    allow_private_urls: bool = Field(
+        False,
+        description="URLs of a manifest may lead to this machine, its network and its cloud's own services, too. "
+        "Workers elsewhere need it, too.",
+    )
 
     images_per_batch: PositiveInt = Field(
         64, le=10_000, description="Images that travel in one message and are saved in one transaction."
@@ -161,11 +166,12 @@ class Settings(BaseModel):
 
     @property
     def bucket_access(self) -> BucketAccess:
-        """How sources in buckets are reached."""
+        """How sources in buckets, and on the web, are reached."""
         return BucketAccess(
             endpoint=self.bucket_endpoint,
             requester_pays=self.bucket_requester_pays,
             user_project=self.bucket_user_project,
+            private_urls=self.allow_private_urls,
         )
 
     @property

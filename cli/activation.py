@@ -55,7 +55,9 @@ def activate(
 def diff(
     model_from: Annotated[str, typer.Argument(help="NAME:VERSION.", metavar="FROM")],
     model_to: Annotated[str, typer.Argument(help="NAME:VERSION.", metavar="TO")],
-    source: Annotated[str | None, typer.Option(help="Only images of this folder, file or bucket's prefix.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Only images of this folder, file, bucket's prefix or manifest.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=2**63 - 1, help="At most so many kinds of flips.")] = 20,
     json: Json = False,
 ) -> None:

@@ -19,7 +19,9 @@ def results(
     label: Annotated[list[str] | None, typer.Option(help="Only this label; repeatable, for any of them.")] = None,
     min_confidence: Annotated[float | None, typer.Option(min=0, max=1, help="Only answers this sure.")] = None,
     max_confidence: Annotated[float | None, typer.Option(min=0, max=1, help="Only answers no surer.")] = None,
-    source: Annotated[str | None, typer.Option(help="Only images of this folder, file or bucket's prefix.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Only images of this folder, file, bucket's prefix or manifest.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Only the answers of this model, NAME or NAME:VERSION.")] = None,
     reviewed: Annotated[
         bool | None, typer.Option("--reviewed/--not-reviewed", help="Only answers of people, or of models.")
@@ -104,7 +106,7 @@ def sql(
 ) -> None:
     """Ask the database one question in SQL; it cannot change anything.
 
-    The views are current_labels, predictions_top_k, run_summary and failures_by_image.
+    The views are current_labels, predictions_top_k, run_summary, failures_by_image, image_columns and current_products.
 
     Example: tagmill sql "SELECT label, count(*) AS images FROM current_labels GROUP BY label ORDER BY images DESC"
     """

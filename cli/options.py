@@ -28,7 +28,20 @@ RunNumber = Annotated[
     int | None, typer.Argument(min=1, max=2**63 - 1, help="Number of a run; the latest unless given.", metavar="RUN")
 ]
 Source = Annotated[
-    str, typer.Argument(help="A folder of images, one image, or s3://, gs:// or az://BUCKET/PREFIX.", metavar="SOURCE")
+    str,
+    typer.Argument(
+        help="A folder of images, one image, s3://, gs:// or az://BUCKET/PREFIX, or a manifest: a .csv, .jsonl, "
+        ".parquet or .txt that names images.",
+        metavar="SOURCE",
+    ),
+]
+Column = Annotated[
+    str | None,
+    typer.Option(help="Of a manifest: the column of the images; image, uri, url or path unless given.", metavar="NAME"),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(help="Of a manifest: the column that tells which product an image shows.", metavar="NAME"),
 ]
 Model = Annotated[str | None, typer.Option(help="NAME or NAME:VERSION; the pretrained one unless given.")]
 Include = Annotated[

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from base.settings import Settings, load_settings
-from cli.options import Endpoint, Everything, Exclude, Include, Json, Model, Source
+from cli.options import Column, Endpoint, Everything, Exclude, Include, Json, Key, Model, Source
 from cli.output import PASSED_OVER, duration, facts_table, print_json, progress, say
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ def plan(
     model: Model = None,
     include: Include = None,
     exclude: Exclude = None,
+    column: Column = None,
+    key: Key = None,
     everything: Everything = False,
     endpoint: Endpoint = None,
     json: Json = False,
@@ -39,7 +41,7 @@ def plan(
     from results.schema import open_existing
 
     settings = load_settings().with_endpoint(endpoint)
-    images = open_source(source, include or (), exclude or (), access=settings.bucket_access)
+    images = open_source(source, include or (), exclude or (), access=settings.bucket_access, column=column, key=key)
     check_not_empty(images)
     registry = open_registry(settings)
     check_model(registry, model)

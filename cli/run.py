@@ -10,11 +10,13 @@ import typer
 from base.errors import SetupError
 from base.settings import Settings, load_settings
 from cli.options import (
+    Column,
     Endpoint,
     Everything,
     Exclude,
     Include,
     Json,
+    Key,
     MaxFailures,
     Model,
     RunNumber,
@@ -43,6 +45,8 @@ def run(
     model: Model = None,
     include: Include = None,
     exclude: Exclude = None,
+    column: Column = None,
+    key: Key = None,
     everything: Everything = False,
     max_failures: MaxFailures = None,
     top_k: TopK = None,
@@ -77,7 +81,7 @@ def run(
     guard = guard_of(settings, max_failures) if stage else None
     if until is not None:
         parse_time(until)
-    images = open_source(source, include or (), exclude or (), access=settings.bucket_access)
+    images = open_source(source, include or (), exclude or (), access=settings.bucket_access, column=column, key=key)
     _check_not_empty(settings, images, stage=stage)
     registry = open_registry(settings)
     check_model(registry, model)

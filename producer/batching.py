@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from producer.changes import Change, Kind
-from results.listing import Chunk, ListedImage
+from results.listing import Chunk, ListedImage, RowsChange
 from results.tables import Priority
 
 # A chunk is one transaction. It ends with this many full batches; or with so many entries, of which most were
@@ -46,6 +46,7 @@ class _Pieces:
     work: int = 0  # Images that need any.
     gone: list[int] = field(default_factory=list)
     reappeared: list[int] = field(default_factory=list)
+    rows: list[RowsChange] = field(default_factory=list)
     entries: int = 0
     cursor: str = ""
 
@@ -54,6 +55,8 @@ class _Pieces:
         self.entries += 1
         self.kinds[change.kind] += 1
         known = change.known
+        if change.rows is not None:
+            self.rows.append(change.rows)
         if known is not None and known.gone:
             self.reappeared.append(known.image_id)
         if change.kind is Kind.GONE and known is not None:
@@ -80,6 +83,7 @@ class _Pieces:
             reappeared=self.reappeared,
             gone=self.gone,
             passed_over=self.kinds[Kind.PASSED_OVER],
+            rows=self.rows,
         )
 
 

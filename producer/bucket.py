@@ -8,12 +8,11 @@ are one stretch, compared as it streams. The others are sorted on disk meanwhile
 import functools
 import random
 import re
-import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import obstore
@@ -35,11 +34,14 @@ from base.errors import SourceError, TransientError
 from base.settings import without_secrets
 from models.suffixes import SUFFIXES
 from producer.globs import Globs
+from producer.sorting import Row, Sorted
 from producer.sources import Found, Stretch
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ObjectStore
+
+T = TypeVar("T")
 
 _URL = re.compile(r"(s3|gs|az)://([A-Za-z0-9][A-Za-z0-9._-]{1,})(?:/([^?#]*))?", re.ASCII)
 _KEYS_PER_PAGE = 1000
@@ -144,7 +146,7 @@ class Bucket:
             yield Stretch(listing=iter([found] if found and is_ahead else []), lists=self.lists, after=after)
             return
         is_in_second = after is not None and not is_in_key_order(after)
-        with closing(_Sorted()) as others:
+        with closing(Sorted()) as others:
             if not is_in_second:
                 yield Stretch(
                     listing=self._list_in_order(after, others),
@@ -152,20 +154,20 @@ class Bucket:
                     after=after,
                 )
             if after is not None:  # Those that an earlier listing had met before.
-                others.add(self._list_others(until=None if is_in_second else after))
+                others.add(map(_to_row, self._list_others(until=None if is_in_second else after)))
             yield Stretch(
-                listing=others.read(after if is_in_second else None),
+                listing=map(_to_found, others.read(after if is_in_second else None)),
                 lists=lambda uri: not is_in_key_order(uri) and self.lists(uri),
                 after=after if is_in_second else None,
                 disordered=True,
             )
 
-    def _list_in_order(self, after: str | None, others: "_Sorted") -> Iterator[Found]:
+    def _list_in_order(self, after: str | None, others: Sorted) -> Iterator[Found]:
         for found in self._list(after):
             if is_in_key_order(found.uri):
                 yield found
             else:
-                others.add([found])
+                others.add([_to_row(found)])
 
     def _list_others(self, until: str | None) -> Iterator[Found]:
         last = None if until is None else split_uri(until)[2]
@@ -193,16 +195,13 @@ class Bucket:
 
     def _look(self) -> Found | None:
         """The object that the URL names; None where we see none. What else is wrong, a listing tells."""
-        tries = 0
-        while self._place.prefix:
-            try:
-                return self._found(obstore.head(self._open(), self._place.prefix))
-            except errors() as error:
-                if fault_of(error) is not Fault.FALTERS:
-                    break
-                tries += 1
-                self._wait(tries, error)
-        return None
+        if not self._place.prefix:
+            return None
+        try:
+            head = ask_store(lambda: obstore.head(self._open(), self._place.prefix), f"{self.uri} cannot be looked at")
+        except errors():
+            return None
+        return self._found(head)
 
     def _found(self, entry: "ObjectMeta") -> Found:
         fingerprint = fingerprint_of(entry["size"], entry["e_tag"], entry["last_modified"])
@@ -225,59 +224,78 @@ class Bucket:
                 return
             except errors() as error:
                 tries += 1
-                self._wait(tries, error)
+                if fault_of(error) is not Fault.FALTERS or tries == _TRIES:
+                    raise refusal(
+                        error, f"{self.uri} cannot be listed", self._place.bucket_uri, self._access.endpoint
+                    ) from error
+                _wait(tries)
 
     def _open(self) -> "ObjectStore":
         return open_source_bucket(self._place.scheme, self._place.bucket, self._access)
 
-    def _wait(self, tries: int, error: Exception) -> None:
-        """Until it is worth asking again; raises where it is not."""
-        if fault_of(error) is not Fault.FALTERS or tries == _TRIES:
-            raise self._refusal(error) from error
-        longest = min(_FIRST_WAIT_SECONDS * 2 ** (tries - 1), _LONGEST_WAIT_SECONDS)
-        time.sleep(random.uniform(longest / 2, longest))
 
-    def _refusal(self, error: Exception) -> Exception:
-        what, reason = f"{self.uri} cannot be listed", reason_of(error)
-        credentials = CREDENTIALS[self._place.scheme]
-        match fault_of(error):
-            case Fault.MISSING:
-                at = self._access.endpoint
-                where, mend = (f" at {at}", " or --endpoint") if at else ("", "")
-                return SourceError(f"{what}: there is no bucket {self._place.bucket!r}{where}. Correct its name{mend}.")
-            case Fault.NOBODY:
-                return SourceError(f"{what}: there are no credentials. Set {credentials}.")
-            case Fault.DISBELIEVED | Fault.DENIED:
-                return SourceError(f"{what}: {reason}. Correct {credentials}, or what these are allowed to do there.")
-            case Fault.FALTERS:
-                return TransientError(
-                    f"{what}: {reason}. See whether the server can be reached; the same command then goes on."
-                )
-            case _ if "invalid path" in str(error):
-                return SourceError(
-                    f"{what}: {reason}. Keys with empty, '.' or '..' parts or control characters cannot be read: "
-                    "rename that one, or name a prefix without it."
-                )
-            case _:
-                return SourceError(f"{what}: {reason}. Correct the address, --endpoint or {credentials}.")
+def ask_store(call: Callable[[], T], what: str) -> T:
+    """What a store answers; one that falters is asked again. It raises what else the store does, too.
+
+    Args:
+        what: cannot be done, for people.
+
+    Raises:
+        TransientError: it faltered for half a minute.
+    """
+    tries = 0
+    while True:
+        try:
+            return call()
+        except errors() as error:
+            tries += 1
+            if fault_of(error) is not Fault.FALTERS:
+                raise
+            if tries == _TRIES:
+                raise refusal(error, what, "") from error
+            _wait(tries)
 
 
-class _Sorted:
-    """Images sorted by URI in a file that nobody else sees, however many there are."""
+def refusal(error: Exception, what: str, place: str, endpoint: str | None = None) -> SourceError | TransientError:
+    """What to tell of a store that refuses.
 
-    def __init__(self) -> None:
-        self._connection = sqlite3.connect("", isolation_level=None)
-        self._connection.execute("CREATE TABLE found (uri TEXT PRIMARY KEY, fingerprint, size) WITHOUT ROWID")
-        self._connection.execute("BEGIN")
+    Args:
+        what: cannot be done.
+        place: the URI of the bucket.
+        endpoint: of a compatible server, where one was asked.
+    """
+    reason = reason_of(error)
+    scheme, _, bucket = place.partition("://")
+    credentials = CREDENTIALS.get(scheme, "")
+    match fault_of(error):
+        case Fault.MISSING:
+            at, mend = (f" at {endpoint}", " or --endpoint") if endpoint else ("", "")
+            return SourceError(f"{what}: there is no bucket {bucket!r}{at}. Correct its name{mend}.")
+        case Fault.NOBODY:
+            return SourceError(f"{what}: there are no credentials. Set {credentials}.")
+        case Fault.DISBELIEVED | Fault.DENIED:
+            return SourceError(f"{what}: {reason}. Correct {credentials}, or what these are allowed to do there.")
+        case Fault.FALTERS:
+            return TransientError(
+                f"{what}: {reason}. See whether the server can be reached; the same command then goes on."
+            )
+        case _ if "invalid path" in str(error):
+            return SourceError(
+                f"{what}: {reason}. Keys with empty, '.' or '..' parts or control characters cannot be read: "
+                "rename that one, or name a prefix without it."
+            )
+        case _:
+            return SourceError(f"{what}: {reason}. Correct the address, --endpoint or {credentials}.")
 
-    def add(self, images: "Iterator[Found] | list[Found]") -> None:
-        rows = ((found.uri, found.fingerprint, found.size_bytes) for found in images)
-        self._connection.executemany("INSERT OR REPLACE INTO found VALUES (?, ?, ?)", rows)
 
-    def read(self, after: str | None) -> Iterator[Found]:
-        rows = self._connection.execute("SELECT * FROM found WHERE uri > ? ORDER BY uri", (after or "",))
-        for uri, fingerprint, size in rows:
-            yield Found(uri=uri, fingerprint=fingerprint, size_bytes=size)
+def _wait(tries: int) -> None:
+    longest = min(_FIRST_WAIT_SECONDS * 2 ** (tries - 1), _LONGEST_WAIT_SECONDS)
+    time.sleep(random.uniform(longest / 2, longest))
 
-    def close(self) -> None:
-        self._connection.close()
+
+def _to_row(found: Found) -> Row:
+    return Row(found.uri, "", found.fingerprint, found.size_bytes)
+
+
+def _to_found(row: Row) -> Found:
+    return Found(uri=row.uri, fingerprint=row.text, size_bytes=row.number)

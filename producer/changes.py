@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from producer.sources import Found, PassedOver, Source, Stretch
-from results.listing import KnownImage
+from results.listing import KnownImage, RowsChange
 
 
 class Kind(StrEnum):
@@ -18,6 +18,7 @@ class Kind(StrEnum):
     RETRY = "retry"  # Nothing was changed, and no model version has an answer: it failed.
     GONE = "gone"  # Known, and no longer there.
     PASSED_OVER = "passed_over"  # Something that is not listed.
+    DELISTED = "delisted"  # Of a manifest that names it no longer, and not gone: another names it.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,7 @@ class Change:
     fingerprint: str | None = None  #: as listed; None where nothing is
     size_bytes: int = 0  #: as listed
     known: KnownImage | None = None
+    rows: RowsChange | None = None  #: of a manifest: what is to be written of its rows
 
 
 def compare(

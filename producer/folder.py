@@ -75,7 +75,7 @@ class Folder:
             SourceError: the folder itself cannot be read.
         """
         if self.is_file:
-            found = _look(self._root, self.uri)
+            found = look(self._root, self.uri)
             if found is not None and (after is None or self.uri > after):
                 yield found
             return
@@ -111,7 +111,7 @@ class Folder:
             elif name.kind == "other":
                 yield PassedOver(uri=uri, is_hidden=False)
             elif self.lists(uri):
-                found = _look(path, uri)
+                found = look(path, uri)
                 if found is not None:
                     yield found
 
@@ -136,7 +136,8 @@ class _Name(NamedTuple):
         return cls(quoted, entry.name, "file" if entry.is_file(follow_symlinks=False) else "other")
 
 
-def _look(path: bytes, uri: str) -> Found | PassedOver | None:
+def look(path: bytes, uri: str) -> Found | PassedOver | None:
+    """A file as a listing shows it; None where there is none, or something else."""
     try:
         status = os.stat(path, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):

@@ -8,6 +8,8 @@ from base.errors import SourceError
 from models.suffixes import SUFFIXES
 from producer.batching import cut
 from producer.changes import Change, compare_source, retry
+from producer.manifest import Manifest
+from producer.manifest_changes import manifest_changes
 from producer.sources import Found, Source, Stretch
 from results.listing import (
     KnownImage,
@@ -37,6 +39,9 @@ def check_not_empty(source: Source) -> None:
     Raises:
         EmptySource: it lists nothing.
     """
+    if isinstance(source, Manifest):
+        source.check()
+        return
     listed = (found for stretch in source.stretches() for found in stretch.listing)
     if not any(isinstance(found, Found) for found in listed):
         wanted = " or ".join(source.include) if source.include else ", ".join(suffix[1:] for suffix in SUFFIXES)
@@ -52,6 +57,10 @@ def source_listing(db: Database, source: Source, *, model_version_id: int | None
         model_version_id: whose answers count; None when it has none yet.
         everything: unchanged images need work, too.
     """
+    if isinstance(source, Manifest):
+        return lambda cursor: manifest_changes(
+            db, source, model_version_id=model_version_id, after=cursor, everything=everything
+        )
     first, end = source.uri_range
 
     def list_after(cursor: str | None) -> Iterator[Change]:

@@ -1,4 +1,4 @@
-"""What a source is: one interface for a folder (folder.py) or the prefix of a bucket (bucket.py)."""
+"""What a source is: one interface for a folder (folder.py), the prefix of a bucket (bucket.py) or a manifest."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from base.buckets import BucketAccess
+from base.errors import SourceError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,6 +16,8 @@ class Found:
     uri: str
     fingerprint: str  #: the same as long as nobody wrote to the image
     size_bytes: int
+    #: of a manifest: the key of each product that it shows, or "", and the other columns as JSON
+    rows: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,19 +75,36 @@ class Source(Protocol):
 
 
 def open_source(
-    address: str, include: Sequence[str] = (), exclude: Sequence[str] = (), *, access: BucketAccess
+    address: str,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    *,
+    access: BucketAccess,
+    column: str | None = None,
+    key: str | None = None,
 ) -> Source:
     """The source of an address: a path, a `file://` URI, or `s3://`, `gs://` or `az://` with a bucket and a prefix.
 
     Args:
         include, exclude: as `Globs` takes them.
+        column, key: of a manifest, as `Manifest` takes them.
 
     Raises:
         SourceError: there is no such source.
     """
     from producer.bucket import Bucket, is_bucket_url
     from producer.folder import Folder
+    from producer.manifest import Manifest, is_manifest
 
+    if is_manifest(address):
+        if include or exclude:
+            raise SourceError(
+                f"{address!r} is a manifest, which names its images itself. Leave out --include and --exclude."
+            )
+        return Manifest(address, access=access, column=column, key=key)
+    if column is not None or key is not None:
+        option = "--column" if column is not None else "--key"
+        raise SourceError(f"{address!r} is no manifest, and {option} is for those. Leave it out, or name a manifest.")
     if is_bucket_url(address):
         return Bucket(address, include, exclude, access=access)
     return Folder(address, include, exclude)

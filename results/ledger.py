@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from base.errors import FailureReason
+from base.fingerprints import UNKNOWN
 from results.runs import NOT_DONE, OPEN
 from results.session import Database
 from results.tables import (
@@ -538,12 +539,25 @@ def _item_values(
 
 
 def _note_bytes(connection: sa.Connection, answers: Sequence[Answer], failures: Sequence[Failure]) -> None:
-    """Remember which bytes an image had, also where they could not be classified: an older answer is not theirs."""
+    """Remember which bytes an image had, also where they could not be classified: an older answer is not theirs.
+
+    Where a site was down, nobody knows which bytes there are, and the image keeps the answer that it has.
+    """
     statement = (
         images.update()
-        .where(images.c.id == sa.bindparam("ended_image"))
+        .where(
+            images.c.id == sa.bindparam("ended_image"),
+            sa.or_(images.c.fingerprint.is_(None), sa.bindparam("is_known", type_=sa.Boolean())),
+        )
         .values(fingerprint=sa.bindparam("new_fingerprint"))
     )
     ends: list[Answer | Failure] = [*answers, *failures]
-    parameters = [{"ended_image": end.image_id, "new_fingerprint": end.fingerprint} for end in ends]
+    parameters = [
+        {"ended_image": end.image_id, "new_fingerprint": end.fingerprint, "is_known": not _is_unseen(end)}
+        for end in ends
+    ]
     connection.execute(statement, sorted(parameters, key=itemgetter("ended_image")))
+
+
+def _is_unseen(end: Answer | Failure) -> bool:
+    return isinstance(end, Failure) and end.reason is FailureReason.STORAGE_ERROR and end.fingerprint == UNKNOWN

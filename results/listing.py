@@ -1,6 +1,7 @@
 """What a producer writes: a run's listing, chunk by chunk, with the cursor that goes with it."""
 
-from collections.abc import Collection, Iterator, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from base.fingerprints import UNKNOWN
 from results.session import Database
 from results.tables import (
     BatchStatus,
@@ -17,6 +19,7 @@ from results.tables import (
     batches,
     images,
     items,
+    manifest_rows,
     predictions,
     runs,
     staged_images,
@@ -52,6 +55,16 @@ class ListedImage:
     priority: Priority = Priority.NEW
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowsChange:
+    """What is to be written of a manifest's rows for one image."""
+
+    uri: str
+    image_id: int | None  #: None when no earlier listing had it
+    written: Mapping[str, str]  #: key to columns as JSON, of the rows that are new or not as they were
+    dropped: Sequence[str]  #: keys of the rows that are no longer there
+
+
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
     """The part of a listing that is written in one transaction."""
@@ -64,6 +77,7 @@ class Chunk:
     reappeared: Sequence[int] = field(default=())  #: images that were gone and are back, unchanged
     gone: Sequence[int] = field(default=())  #: images that are no longer there
     passed_over: int = 0
+    rows: Sequence[RowsChange] = field(default=())  #: of a manifest, which is the run's source
 
     @property
     def listed(self) -> int:
@@ -95,9 +109,49 @@ def find_known(
     yield from _read_known(db, known, begin)
 
 
+def find_known_among(
+    db: Database, uris: Sequence[str], *, model_version_id: int | None, cut_short: int | None
+) -> list[KnownImage]:
+    """Those of some thousand images that earlier listings had, in URI order; see `find_known`."""
+    statement = _known(model_version_id, cut_short).where(images.c.uri.in_(uris)).order_by(images.c.uri)
+    return [_to_known(row) for row in db.read(partial(_fetch, statement))]
+
+
+def read_rows(db: Database, manifest: str, *, after: str | None) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The rows of a manifest as they are stored, in no order that matters: URI of the image, key, columns.
+
+    Args:
+        after: only of images after that URI.
+    """
+    place = sa.tuple_(manifest_rows.c.image_id, manifest_rows.c.key)
+    rows = (
+        sa.select(images.c.uri, manifest_rows.c.key, manifest_rows.c.columns, manifest_rows.c.image_id)
+        .join(images, images.c.id == manifest_rows.c.image_id)
+        .where(manifest_rows.c.source == manifest, images.c.uri > (after or ""))
+        .order_by(manifest_rows.c.image_id, manifest_rows.c.key)
+        .limit(_KNOWN_PER_QUERY)
+    )
+    last: sa.ColumnElement[bool] = sa.true()
+    while page := db.read(partial(_fetch, rows.where(last))):
+        yield from ((row.uri, row.key, row.columns) for row in page)
+        last = place > sa.tuple_(page[-1].image_id, page[-1].key)
+
+
+def find_elsewhere(db: Database, manifest: str, image_ids: Sequence[int]) -> set[int]:
+    """Those of some thousand images that another manifest names."""
+    if not image_ids:
+        return set()
+    others = sa.select(manifest_rows.c.image_id).where(
+        manifest_rows.c.image_id.in_(image_ids), manifest_rows.c.source != manifest
+    )
+    return {row.image_id for row in db.read(partial(_fetch, others))}
+
+
 def find_failed(db: Database, run_id: int, *, model_version_id: int, after: str | None) -> Iterator[KnownImage]:
     """The images that failed in a run and are still there, in URI order, after `after`."""
-    failed = _known(model_version_id).join(items, items.c.image_id == images.c.id)
+    # Of a site that was down nobody knows whether the answer that the image kept is still that of its bytes.
+    was_seen = items.c.fingerprint != UNKNOWN
+    failed = _known(model_version_id, where=was_seen).join(items, items.c.image_id == images.c.id)
     failed = failed.where(items.c.run_id == run_id, items.c.status == ItemStatus.FAILED, images.c.gone_at.is_(None))
     yield from _read_known(db, failed, sa.true() if after is None else images.c.uri > after)
 
@@ -145,13 +199,17 @@ def find_answered(db: Database, model_version_id: int, fingerprints: Collection[
     return found
 
 
-def _known(model_version_id: int | None, cut_short: int | None = None) -> sa.Select[Any]:
+def _known(
+    model_version_id: int | None, cut_short: int | None = None, where: sa.ColumnElement[bool] | None = None
+) -> sa.Select[Any]:
     answer = sa.exists().where(
         predictions.c.image_id == images.c.id,
         predictions.c.fingerprint == images.c.fingerprint,
         predictions.c.rank == 1,
     )
-    of_version = answer.where(predictions.c.model_version_id == model_version_id)
+    of_version: sa.ColumnElement[bool] = answer.where(predictions.c.model_version_id == model_version_id)
+    if where is not None:
+        of_version = sa.and_(of_version, where)
     # In one column, so that the second question is asked only where the answer to the first is no.
     answered_by = sa.case((of_version, "version"), (answer, "another"), else_="none")
     left_over: sa.ColumnElement[bool] = sa.false()
@@ -175,19 +233,23 @@ def _read_known(db: Database, known: sa.Select[Any], begin: sa.ColumnElement[boo
     while True:
         statement = known.where(last).order_by(images.c.uri).limit(_KNOWN_PER_QUERY)
         page = db.read(partial(_fetch, statement))
-        for image_id, uri, fingerprint, gone_at, answered_by, left_over in page:
-            yield KnownImage(
-                image_id=image_id,
-                uri=uri,
-                fingerprint=fingerprint,
-                answered=answered_by == "version",
-                gone=gone_at is not None,
-                failed=answered_by == "none" and fingerprint is not None,
-                left_over=bool(left_over),
-            )
+        yield from map(_to_known, page)
         if len(page) < _KNOWN_PER_QUERY:
             return
         last = images.c.uri > page[-1].uri
+
+
+def _to_known(row: sa.Row[Any]) -> KnownImage:
+    image_id, uri, fingerprint, gone_at, answered_by, left_over = tuple(row)
+    return KnownImage(
+        image_id=image_id,
+        uri=uri,
+        fingerprint=fingerprint,
+        answered=answered_by == "version",
+        gone=gone_at is not None,
+        failed=answered_by == "none" and fingerprint is not None,
+        left_over=bool(left_over),
+    )
 
 
 def find_waiting(db: Database, run_id: int) -> Iterator[str]:
@@ -265,6 +327,8 @@ def record_chunk(db: Database, run_id: int, *, cursor: str | None, chunk: Chunk)
             ]
         if rows:
             connection.execute(items.insert(), rows)
+        if chunk.rows:
+            _write_rows(connection, run_id, chunk.rows, image_ids)
 
     db.write(work)
 
@@ -308,6 +372,33 @@ def _note_gone(connection: sa.Connection, image_ids: Sequence[int], when: float 
     for start in range(0, len(image_ids), 1000):
         piece = sorted(image_ids)[start : start + 1000]
         connection.execute(images.update().where(images.c.id.in_(piece)).values(gone_at=when))
+
+
+def _write_rows(
+    connection: sa.Connection, run_id: int, changes: Sequence[RowsChange], image_ids: Mapping[str, int]
+) -> None:
+    """Bring the rows of a run's manifest up to date."""
+    source = connection.execute(sa.select(runs.c.source).where(runs.c.id == run_id)).scalar_one()
+    dropped, written = [], []
+    for change in changes:
+        image_id = image_ids[change.uri] if change.image_id is None else change.image_id
+        dropped += [{"dropped_image": image_id, "dropped_key": key} for key in change.dropped]
+        written += [
+            {"source": source, "image_id": image_id, "key": key, "columns": json.loads(columns)}
+            for key, columns in change.written.items()
+        ]
+    if dropped:
+        row = (
+            manifest_rows.c.source == source,
+            manifest_rows.c.image_id == sa.bindparam("dropped_image"),
+            manifest_rows.c.key == sa.bindparam("dropped_key"),
+        )
+        connection.execute(manifest_rows.delete().where(*row), dropped)
+    if written:
+        insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(manifest_rows)
+        key = [column.name for column in manifest_rows.primary_key]
+        changed = {"columns": insert.excluded.columns}
+        connection.execute(insert.on_conflict_do_update(index_elements=key, set_=changed), written)
 
 
 def _image_ids(connection: sa.Connection, chunk: Chunk, run: sa.Row[Any]) -> dict[str, int]:

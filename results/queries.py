@@ -17,6 +17,7 @@ from results.tables import (
     batches,
     images,
     items,
+    manifest_rows,
     model_versions,
     predictions,
     runs,
@@ -192,12 +193,16 @@ def count_labels(db: Database, *, source: str, model: str, limit: int = 10) -> l
     view = sa.table("current_labels", sa.column("label"), sa.column("image_uri"), sa.column("model"))
     statement = (
         sa.select(view.c.label, sa.func.count().label("images"))
-        .where(of_source(view.c.image_uri, source), view.c.model == model)
+        .where(view.c.model == model)
         .group_by(view.c.label)
         .order_by(sa.desc("images"), view.c.label)
         .limit(limit)
     )
-    return [(row.label, row.images) for row in db.read(lambda connection: connection.execute(statement).all())]
+
+    def work(connection: sa.Connection) -> Sequence[sa.Row[Any]]:
+        return connection.execute(statement.where(in_source(connection, view.c.image_uri, source))).all()
+
+    return [(row.label, row.images) for row in db.read(work)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +212,7 @@ class LabelFilter:
     labels: tuple[str, ...] = ()  #: any of them
     min_confidence: float | None = None
     max_confidence: float | None = None
-    source: str | None = None  #: the URI of a folder or of one image
+    source: str | None = None  #: the URI of a folder, of one image, or of a manifest
     model: str | None = None
     model_version: int | None = None
     reviewed: bool | None = None  #: whether it is a person's answer
@@ -262,17 +267,21 @@ def labels_statement(db: Database, wanted: LabelFilter) -> sa.Select[Any]:
         else sa.func.to_char(sa.func.timezone("UTC", view.c.classified_at), 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
     )
     columns = [classified_at.label(column.name) if column is view.c.classified_at else column for column in view.c]
-    return sa.select(*columns).where(*_label_conditions(view, wanted)).order_by(view.c.image_uri, view.c.model)
+    conditions = db.read(lambda connection: list(_label_conditions(connection, view, wanted)))
+    return sa.select(*columns).where(*conditions).order_by(view.c.image_uri, view.c.model)
 
 
-def _label_conditions(view: sa.TableClause, wanted: LabelFilter) -> Iterator[sa.ColumnElement[bool]]:
+def _label_conditions(
+    connection: sa.Connection, view: sa.TableClause, wanted: LabelFilter
+) -> Iterator[sa.ColumnElement[bool]]:
+    is_range = wanted.source is not None and not _is_manifest(connection, wanted.source)
     # A range holds every URI, as they are ASCII, but makes SQLite go through the images by their index. Without one it
     # begins with the predictions, and has to sort the whole answer before its first row.
-    below = "" if wanted.source is None else wanted.source.rstrip("/")
+    below = str(wanted.source).rstrip("/") if is_range else ""
     yield view.c.image_uri >= below
     yield view.c.image_uri < (below + chr(ord("/") + 1) if below else "\x7f")
     if wanted.source is not None:
-        yield sa.or_(view.c.image_uri == wanted.source, view.c.image_uri >= below + "/")
+        yield in_source(connection, view.c.image_uri, wanted.source)
     if wanted.labels:
         yield view.c.label.in_(wanted.labels)
     if wanted.min_confidence is not None:
@@ -424,6 +433,20 @@ def _named(connection: sa.Connection, what: str, statement: sa.Select[str], most
     if found > most_gaps:
         gaps.append(Gap(what=f"{what}: {found - most_gaps} more images"))
     return gaps
+
+
+def in_source(connection: sa.Connection, image_uri: sa.ColumnElement[str], source: str) -> sa.ColumnElement[bool]:
+    """Whether an image is of a source: one that a manifest of that URI names, or `of_source`."""
+    if not _is_manifest(connection, source):
+        return of_source(image_uri, source)
+    named = images.alias("named")
+    rows = sa.select(named.c.uri).join(manifest_rows, manifest_rows.c.image_id == named.c.id)
+    return image_uri.in_(rows.where(manifest_rows.c.source == source))
+
+
+def _is_manifest(connection: sa.Connection, source: str) -> bool:
+    """Whether it has named images."""
+    return bool(connection.scalar(sa.select(sa.exists().where(manifest_rows.c.source == source))))
 
 
 def of_source(image_uri: sa.ColumnElement[str], source: str) -> sa.ColumnElement[bool]:

@@ -326,4 +326,11 @@ slots = Table(
 )
 
 #: What people query; see docs/sql.md.
-VIEWS = ("current_labels", "predictions_top_k", "run_summary", "failures_by_image")
+VIEWS = (
+    "current_labels",
+    "predictions_top_k",
+    "run_summary",
+    "failures_by_image",
+    "image_columns",
+    "current_products",
+)

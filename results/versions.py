@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from base.errors import ModelError
-from results.queries import of_source
+from results.queries import in_source
 from results.session import Database
 from results.tables import images, model_versions, predictions
 
@@ -147,13 +147,13 @@ def compare_versions(
 class _Answers:
     """Every image that exists, each beside its answers of two model versions, or NULLs."""
 
-    def __init__(self, id_from: int, id_to: int, source: str | None) -> None:
+    def __init__(self, connection: sa.Connection, id_from: int, id_to: int, source: str | None) -> None:
         self.from_, self.to = predictions.alias("answer_from"), predictions.alias("answer_to")
         self.joined = images.outerjoin(self.from_, _is_answer(self.from_, id_from)).outerjoin(
             self.to, _is_answer(self.to, id_to)
         )
         exists = images.c.gone_at.is_(None)
-        self.wanted = exists if source is None else sa.and_(exists, of_source(images.c.uri, source))
+        self.wanted = exists if source is None else sa.and_(exists, in_source(connection, images.c.uri, source))
         self.both = sa.and_(self.from_.c.rank.is_not(None), self.to.c.rank.is_not(None))
         self.is_flip = self.from_.c.label != self.to.c.label  # NULL, unless there are both.
 
@@ -184,7 +184,7 @@ def _answers(
     version_to: tuple[str, int],
     source: str | None = None,
 ) -> _Answers:
-    return _Answers(_find(connection, db, *version_from), _find(connection, db, *version_to), source)
+    return _Answers(connection, _find(connection, db, *version_from), _find(connection, db, *version_to), source)
 
 
 def _is_answer(answer: sa.FromClause, model_version_id: int) -> sa.ColumnElement[bool]:

@@ -7,12 +7,34 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from results.session import Database
-from results.tables import BatchStatus, ItemStatus, RunStatus, batches, images, items, model_versions, predictions, runs
+from results.tables import (
+    BatchStatus,
+    ItemStatus,
+    RunStatus,
+    batches,
+    images,
+    items,
+    manifest_rows,
+    model_versions,
+    predictions,
+    runs,
+)
 
 Labels = Sequence[tuple[str, float]]
 
 _PHOTOS = "file:///photos/"
 _STUDIO = "file:///studio/"
+_MANIFEST = "file:///shop/catalogue.csv"
+
+# What the manifest says: key, category and price of each product, and its images.
+_PRODUCTS = [
+    ("A100", "shoes", 90, ["shoes/A100/back.jpg", "shoes/A100/front.jpg", "shoes/A100/on%20foot.jpg"]),
+    ("B200", "shoes", 50.5, ["shoes/B200/front.jpg", "shoes/B200/side%2050%2520.jpg"]),
+    ("C300", "bags", 40, ["bags/C300/back.jpg", "bags/C300/front.jpg", "bags/C300/strap.jpg"]),
+    ("E500", "bags", 45, ["bags/E500/front.jpg"]),  # Gone since.
+    ("Z900", "parts", 5, ["bags/C300/zip.jpg"]),
+    ("", "shoes", 0, ["shoesold/front.jpg"]),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +76,10 @@ def fill(db: Database, *, now: float) -> None:
         for name in ("bags/D400/front.jpg", "bags/E500/front.jpg"):
             _change(connection, image_ids[_PHOTOS + name], gone_at=_at("2024-11-21 09:00"))
         _change(connection, image_ids[_PHOTOS + "shoes/A100/back.jpg"], fingerprint="changed")
+        for key, category, price, names in _PRODUCTS:
+            row = {"source": _MANIFEST, "key": key, "columns": {"category": category, "price": price}}
+            rows = [row | {"image_id": image_ids[_PHOTOS + name]} for name in names]
+            connection.execute(manifest_rows.insert(), rows)
 
     db.write(work)
 

@@ -100,7 +100,7 @@ def _fetch_all(
     failures: list[Failure] = []
     held = 0
     # Files come from the page cache or a disk, where a second reader is no help.
-    ahead = bool(images) and is_remote(images[0].uri)
+    ahead = any(is_remote(image.uri) for image in images)
     most = _IMAGES_PER_GROUP if ahead else len(images) + 1
     for image, get in (_fetch_ahead if ahead else _fetch_in_turn)(images, max_bytes, access, on_progress):
         try:

@@ -26,6 +26,8 @@ from base.buckets import (
     split_uri,
 )
 from base.errors import FailureReason, ImageError, SourceError, TransientError
+from base.fingerprints import UNKNOWN
+from base.urls import BodyTooLarge, UrlRefused, UrlUnanswered, ask, is_url
 
 _TRIES = 3
 
@@ -33,6 +35,15 @@ _TRIES = 3
 _BUCKET_TRIES = 8
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 2.0
 _PIECE_BYTES = 2**20
+# Of a site, whose images fail after that.
+_URL_TRIES, _URL_SECONDS = 4, 60.0
+_URL_REASONS = {
+    401: FailureReason.FORBIDDEN,
+    403: FailureReason.FORBIDDEN,
+    451: FailureReason.FORBIDDEN,
+    404: FailureReason.NOT_FOUND,
+    410: FailureReason.NOT_FOUND,
+}
 
 _NEVER = threading.Event()
 
@@ -62,16 +73,18 @@ def fetch(
     """Read an image that was listed.
 
     Args:
-        uri: a `file://` URI, or that of an object in a bucket.
-        access: how buckets are reached.
+        uri: a `file://` URI, that of an object in a bucket, or a URL.
+        access: how buckets and URLs are reached.
         listed: the fingerprint that the listing gave; of what changed since, the present bytes are taken.
-        stopped: once it is set, a bucket is not asked again.
+        stopped: once it is set, a bucket or a server is not asked again.
 
     Raises:
         ImageError: it is not there, not to be read, too large, or kept changing.
         TransientError: a bucket falters, and did so for some seconds.
         SourceError: a bucket does not know who we are.
     """
+    if is_url(uri):
+        return _fetch_url(uri, max_bytes, access, stopped)
     if is_remote(uri):
         return _fetch_object(uri, max_bytes, access, listed, stopped)
     return _fetch_file(uri, max_bytes)
@@ -89,6 +102,33 @@ def _fetch_file(uri: str, max_bytes: int) -> Fetched:
         code = errno.errorcode.get(error.errno or 0, "unknown")
         raise ImageError(_reason(error), f"{error.strerror} ({code})") from error
     raise ImageError(FailureReason.STORAGE_ERROR, f"changed while it was read, {_TRIES} times in a row")
+
+
+def _fetch_url(url: str, max_bytes: int, access: BucketAccess, stopped: threading.Event) -> Fetched:
+    """Unlike a bucket, a site that does not answer is its images' fault: no other site has to wait for it."""
+    try:
+        answer = ask(
+            "GET",
+            url,
+            private=access.private_urls,
+            max_bytes=max_bytes,
+            tries=_URL_TRIES,
+            seconds=_URL_SECONDS,
+            stopped=stopped,
+        )
+    except UrlRefused as error:
+        raise ImageError(FailureReason.FORBIDDEN, str(error)) from error
+    except UrlUnanswered as error:
+        raise ImageError(FailureReason.STORAGE_ERROR, str(error)) from error
+    except BodyTooLarge as error:
+        raise _too_large(f"{error} bytes or more", max_bytes) from error
+    if answer.status != 200:
+        reason = _URL_REASONS.get(answer.status, FailureReason.STORAGE_ERROR)
+        raise ImageError(reason, f"the server answered {answer.status}")
+    content_hash = hashlib.sha256(answer.body)
+    # Without a word on what the bytes are they speak for themselves; no listing can say the same.
+    fingerprint = answer.fingerprint if answer.fingerprint != UNKNOWN else f"sha256:{content_hash.hexdigest()}"
+    return Fetched(encoded=answer.body, fingerprint=fingerprint, content_hash=content_hash.digest())
 
 
 def _fetch_object(
@@ -125,7 +165,7 @@ def _get(uri: str, max_bytes: int, access: BucketAccess, e_tag: str | None) -> F
     meta = response.meta
     size = meta["size"]
     if size > max_bytes:
-        raise ImageError(FailureReason.TOO_LARGE, f"{size} bytes; TAGMILL_MAX_IMAGE_BYTES allows {max_bytes}")
+        raise _too_large(f"{size} bytes", max_bytes)
     encoded = b"".join(response.stream(min_chunk_size=_PIECE_BYTES))
     if len(encoded) != size:
         return None
@@ -150,9 +190,7 @@ def _read(path: bytes, max_bytes: int) -> Fetched | None:
         if not stat.S_ISREG(before.st_mode):
             raise ImageError(FailureReason.NOT_FOUND, "is not a file")
         if before.st_size > max_bytes:
-            raise ImageError(
-                FailureReason.TOO_LARGE, f"{before.st_size} bytes; TAGMILL_MAX_IMAGE_BYTES allows {max_bytes}"
-            )
+            raise _too_large(f"{before.st_size} bytes", max_bytes)
         with open(descriptor, "rb", closefd=False) as file:  # Reads on where the system gives less than was asked for.
             encoded = file.read(before.st_size + 1)
         after = os.fstat(descriptor)
@@ -162,6 +200,10 @@ def _read(path: bytes, max_bytes: int) -> Fetched | None:
     if len(encoded) != after.st_size or fingerprint != f"{before.st_size}-{before.st_mtime_ns}":
         return None
     return Fetched(encoded=encoded, fingerprint=fingerprint, content_hash=hashlib.sha256(encoded).digest())
+
+
+def _too_large(size: str, max_bytes: int) -> ImageError:
+    return ImageError(FailureReason.TOO_LARGE, f"{size}; TAGMILL_MAX_IMAGE_BYTES allows {max_bytes}")
 
 
 def _reason(error: OSError) -> FailureReason:

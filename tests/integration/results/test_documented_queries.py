@@ -157,6 +157,16 @@ EXPECTED: dict[str, list[tuple[object, ...]]] = {
         (f"{_S}/urn.jpg", 6, "forbidden"),
         (f"{_S}/vase.jpg", 6, "forbidden"),
     ],
+    "Products whose photographs disagree": [
+        ("B200", "sandal", 0.455, 2, 0.5),
+        ("A100", "running shoe", 0.475, 2, 0.5),
+    ],
+    "What the catalogue says, and what the photographs show": [
+        ("bags", "backpack", 1, 40.0),
+        ("shoes", "running shoe", 1, 90.0),
+        ("shoes", "sandal", 1, 50.5),
+    ],
+    "Products without any answer": [("Z900", 1)],
 }
 # What PostgreSQL calls these itself.
 _POSTGRESQL_TYPES = {"timestamptz": "timestamp with time zone"}
@@ -222,7 +232,7 @@ def test_every_documented_query_has_expected_rows() -> None:
     titles = list(dict.fromkeys(block.heading for block in _QUERIES))
 
     assert titles == list(EXPECTED)
-    assert len(titles) == 20
+    assert len(titles) == 23
 
 
 @pytest.mark.parametrize("title", EXPECTED)

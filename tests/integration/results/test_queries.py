@@ -214,6 +214,8 @@ def test_answers_are_filtered_by_their_review(db: Database, wanted: LabelFilter,
     row = "SELECT '{}' AS image_uri, '' AS label, 1.0 AS confidence, 'm' AS model, 1 AS model_version, 1 AS run_id, "
     row += "'{}' AS answered_by, {} AS needs_review, CURRENT_TIMESTAMP AS classified_at"
     rows = row.format("file:///a.jpg", "human", "false") + " UNION ALL " + row.format("file:///b.jpg", "model", "true")
+    # Other views read it.
+    execute(db, "DROP VIEW current_products")
     execute(db, "DROP VIEW current_labels")
     execute(db, f"CREATE VIEW current_labels AS {rows}")
 

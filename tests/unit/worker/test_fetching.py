@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from base import urls
+from base.buckets import BucketAccess
 from base.errors import FailureReason, ImageError
 from producer.folder import Folder
 from producer.sources import Found
+from tests.web import Page, Web, web_server
 from worker.fetching import Fetched, fetch
 
 MAX_BYTES = 1000
@@ -191,6 +194,47 @@ def test_file_that_keeps_changing_is_a_storage_error(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "fstat", grow_after_each_look)
 
     assert reason_for(path) == (FailureReason.STORAGE_ERROR, "changed while it was read, 3 times in a row")
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with web_server() as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        (Page(status=404), FailureReason.NOT_FOUND),
+        (Page(status=410), FailureReason.NOT_FOUND),
+        (Page(status=401), FailureReason.FORBIDDEN),
+        (Page(status=403), FailureReason.FORBIDDEN),
+        (Page(status=418), FailureReason.STORAGE_ERROR),
+        (Page(status=500), FailureReason.STORAGE_ERROR),
+        (Page(bytes(MAX_BYTES + 1)), FailureReason.TOO_LARGE),
+        (Page(status=302, headers={"Location": "/a.jpg"}), FailureReason.FORBIDDEN),
+        (Page(b"pixels", cut=99), FailureReason.STORAGE_ERROR),
+    ],
+)
+def test_url_that_cannot_be_fetched_has_its_reason(
+    web: Web, monkeypatch: pytest.MonkeyPatch, page: Page, reason: FailureReason
+) -> None:
+    monkeypatch.setattr(urls, "_FIRST_WAIT_SECONDS", 0.01)
+    web.pages["/a.jpg"] = page
+
+    with pytest.raises(ImageError) as raised:
+        fetch(web.url + "/a.jpg", max_bytes=MAX_BYTES, access=BucketAccess(private_urls=True))
+
+    assert raised.value.reason is reason
+
+
+def test_url_of_which_nothing_is_told_is_known_by_its_bytes(web: Web) -> None:
+    web.pages = {"/a.jpg": Page(b"pixels"), "/b.jpg": Page(b"others")}
+
+    found = [fetch(web.url + path, max_bytes=9, access=BucketAccess(private_urls=True)) for path in web.pages]
+
+    assert [one.encoded for one in found] == [b"pixels", b"others"]
+    assert found[0].fingerprint != found[1].fingerprint
 
 
 def test_no_file_stays_open(tmp_path: Path) -> None:
