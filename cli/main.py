@@ -15,7 +15,7 @@ import typer
 
 from base.errors import AppError
 from base.settings import CONFIG_VARIABLE
-from cli import answers, cancel, db, doctor, evaluate, models, plan, predict, run, status, train, worker
+from cli import answers, cancel, db, doctor, evaluate, models, plan, predict, producer, run, status, train, worker
 from cli.output import silence_stdout
 
 app = typer.Typer(
@@ -56,6 +56,8 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 app.command("worker")(worker.worker)
+app.command("producer")(producer.producer)
+app.command("beat")(producer.beat)
 app.add_typer(db.app, name="db")
 app.command("doctor")(doctor.doctor)
 

@@ -19,6 +19,10 @@ from results.session import Database
 _LOOK_SECONDS = 0.5
 
 
+class SourceBusy(SetupError):
+    """Another command is running the source."""
+
+
 @functools.cache
 def holder() -> str:
     """What this command holds its runs as: `host/process#space-token`.
@@ -59,7 +63,7 @@ def start_run(db: Database, request: RunRequest, *, on_wait: Callable[[SourceHel
         on_wait: called once, before that.
 
     Raises:
-        SetupError: the source is being run; the message names that run.
+        SourceBusy: the source is being run; the message names that run.
         ModelError: the database knows the model version with other contents.
     """
     first: SourceHeld | None = None
@@ -74,7 +78,7 @@ def start_run(db: Database, request: RunRequest, *, on_wait: Callable[[SourceHel
                 first = held
                 on_wait(held)
             elif held.held_until != first.held_until:
-                raise SetupError(
+                raise SourceBusy(
                     f"{request.source} is being run: run {held.run_id}, by {held.command}. Wait until it has ended "
                     f"('tagmill status {held.run_id}'), or stop it with 'tagmill cancel {held.run_id}'."
                 ) from held

@@ -316,4 +316,4 @@ slots = Table(
 )
 
 #: What people query; see docs/sql.md.
-VIEWS = ("current_labels", "predictions_top_k", "run_summary", "failures_by_image")
+VIEWS = ("current_labels", "predictions_top_k", "run_summary", "failures_by_image", "schedule_slots")
