@@ -17,6 +17,8 @@ from base.errors import AppError, SetupError, TransientError
 from base.schedules import Schedule
 from base.settings import Settings
 from broker.dispatch import dispatch
+from broker.messages import SlotMessage
+from broker.ticks import send_slots
 from models.pretrained import DEFAULT_MODEL
 from models.registry import open_registry
 from producer import cron
@@ -53,18 +55,20 @@ class Stopped(Exception):
     """The producer is told to end, or the slot has become another one's."""
 
 
-def look_at_schedules(db: Database, settings: Settings) -> list[Slot]:
-    """End the slots whose runs have ended, and record those that are due.
+def look_at_schedules(db: Database, app: Celery, settings: Settings) -> None:
+    """End the slots whose runs have ended, record those that are due, and send those that nobody sees to.
 
-    Returns:
-        The slots that wait for a producer.
+    Raises:
+        TransientError: the database or the broker does not answer; the next tick tries again.
     """
+    dispatch(db, app, settings)  # It closes runs, too.
     for ended in end_slots(db):
         _tell("slot_ended", ended)
     now = current_time(db)
     for schedule in settings.schedule:
         _record_due(db, settings, schedule, now)
-    return find_waiting(db, [schedule.name for schedule in settings.schedule])
+    waiting = find_waiting(db, [schedule.name for schedule in settings.schedule])
+    send_slots(app, [SlotMessage(schedule=slot.schedule, due_at=slot.due_at) for slot in waiting])
 
 
 def _record_due(db: Database, settings: Settings, schedule: Schedule, now: float) -> None:

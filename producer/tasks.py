@@ -14,10 +14,9 @@ from base.errors import AppError, SetupError, TransientError
 from base.logs import configure_logs
 from base.settings import load_settings
 from broker.app import RUNS_QUEUE, make_app
-from broker.dispatch import dispatch
 from broker.messages import LOOK_AT_SCHEDULES, RUN_SLOT, SlotMessage
 from broker.reconnect import Reconnector
-from broker.ticks import send_slots, send_tick
+from broker.ticks import send_tick
 from producer import schedules
 from results.schedules import Slot
 from results.schema import open_database
@@ -44,10 +43,7 @@ _stopping = threading.Event()
 def look_at_schedules() -> None:
     """Record what is due, and see that it is begun; doing it twice changes nothing."""
     try:
-        db = _database()
-        dispatch(db, app, settings)
-        waiting = schedules.look_at_schedules(db, settings)
-        send_slots(app, [SlotMessage(schedule=slot.schedule, due_at=slot.due_at) for slot in waiting])
+        schedules.look_at_schedules(_database(), app, settings)
     except AppError as error:
         log.warning("producer_waits", error=str(error))  # The next tick tries again.
 

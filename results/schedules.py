@@ -186,7 +186,8 @@ def _end_of(run: sa.Row[Any]) -> tuple[SlotStatus, str | None]:
 def _insert(connection: sa.Connection, slot: Slot, status: SlotStatus, message: str | None) -> bool:
     insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(slots)
     row = {"schedule": slot.schedule, "due_at": slot.due_at, "status": status, "message": message}
-    return bool(connection.execute(insert.on_conflict_do_nothing(), row).rowcount)
+    inserted = insert.values(row).on_conflict_do_nothing().returning(slots.c.due_at)
+    return connection.execute(inserted).first() is not None
 
 
 def _is(slot: Slot) -> sa.ColumnElement[bool]:
