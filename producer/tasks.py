@@ -2,13 +2,10 @@
 
 import contextlib
 import functools
-import os
-import signal
-import threading
 from typing import Any
 
 import structlog
-from celery import bootsteps, signals
+from celery import signals
 
 from base.errors import AppError, SetupError, TransientError
 from base.logs import configure_logs
@@ -18,14 +15,12 @@ from broker.messages import LOOK_AT_SCHEDULES, RUN_SLOT, SlotMessage
 from broker.reconnect import Reconnector
 from broker.ticks import send_tick
 from producer import schedules
+from producer.stopper import Stopper, is_stopping
 from results.schedules import Slot
 from results.schema import open_database
 from results.session import Database
 
 log = structlog.get_logger()
-
-#: A producer that is told to stop has this long to leave its listings at the end of a chunk.
-SHUTDOWN_SECONDS = 20.0
 
 settings = load_settings()
 if settings.broker_url is None:
@@ -33,10 +28,8 @@ if settings.broker_url is None:
 app = make_app(settings.broker_url.get_secret_value())
 # A listing lasts as long as it lasts, and a message is only a hint: a slot whose message is lost is sent again.
 app.conf.update(task_time_limit=None, task_acks_late=False)
+app.steps["worker"].add(Stopper)
 app.steps["consumer"].add(Reconnector)
-
-# Set in a process that is to leave what it does to the next producer.
-_stopping = threading.Event()
 
 
 @app.task(name=LOOK_AT_SCHEDULES, ignore_result=True)
@@ -58,7 +51,7 @@ def run_slot(**fields: Any) -> None:
         return
     slot = Slot(schedule=message.schedule, due_at=message.due_at)
     try:
-        schedules.run_slot(_database(), app, settings, slot, is_stopping=_stopping.is_set)
+        schedules.run_slot(_database(), app, settings, slot, is_stopping=is_stopping)
     except AppError as error:
         log.warning("producer_waits", error=str(error))
 
@@ -66,34 +59,6 @@ def run_slot(**fields: Any) -> None:
 @functools.cache
 def _database() -> Database:
     return open_database(settings)
-
-
-class Stopper(bootsteps.StartStopStep):
-    """Tells the processes to stop when the producer is told to; Celery would wait for the end of their listings."""
-
-    requires = ("celery.worker.components:Pool",)
-
-    def stop(self, parent: Any) -> None:
-        processes = [process.pid for process in parent.pool._pool._pool]
-        _signal_all(processes, signal.SIGUSR2)
-        # A source that does not answer is not waited for; a service manager would not wait either.
-        bound = threading.Timer(SHUTDOWN_SECONDS, _signal_all, args=(processes, signal.SIGKILL))
-        bound.daemon = True
-        bound.start()
-
-
-app.steps["worker"].add(Stopper)
-
-
-def _signal_all(processes: list[int], signal_number: int) -> None:
-    for pid in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal_number)
-
-
-@signals.worker_process_init.connect
-def _stop_when_told(**_: Any) -> None:
-    signal.signal(signal.SIGUSR2, lambda *_: _stopping.set())
 
 
 @signals.worker_ready.connect
