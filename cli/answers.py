@@ -104,7 +104,7 @@ def sql(
 ) -> None:
     """Ask the database one question in SQL; it cannot change anything.
 
-    The views are current_labels, predictions_top_k, run_summary and failures_by_image.
+    The views are current_labels, predictions_top_k, run_summary, failures_by_image and schedule_slots.
 
     Example: tagmill sql "SELECT label, count(*) AS images FROM current_labels GROUP BY label ORDER BY images DESC"
     """

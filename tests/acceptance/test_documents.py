@@ -20,13 +20,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from base.settings import settings_with_origins
-from broker.app import QUEUE
+from broker.app import QUEUE, RUNS_QUEUE
 from cli.main import app
 from models.registry import Registry
 from tests.acceptance.conftest import PATIENCE_SECONDS
 from tests.compose import read_services
 from tests.documents import DOCUMENTS, ROOT, Block, blocks, inline_code, tables
-from tests.processes import wait_until
 from tests.samples import make_dataset, make_jpeg
 from tests.servers import Valkey, valkey_server
 
@@ -53,6 +52,8 @@ PROGRAMS = {
     ),
     *("sqlite3", "psql", "createdb", "createuser", "pg_dump", "pg_restore", "redis-cli", "valkey-cli", "LLEN"),
 }
+#: Commands that run until they are stopped.
+PARTS = ("worker", "producer", "beat")
 #: Those that are run here.
 RUN = {"tagmill", "cat", "umask"}
 #: Commands that are not run here, and why.
@@ -70,6 +71,7 @@ NOT_RUN = {
     "pg_dump": "PostgreSQL's own; which way it is called is left to the reader",
     "sqlite3 tagmill.db \"VACUUM INTO 'copy.db'\"": "test_documented_copy_of_sqlite_is_complete runs its statement",
     "LLEN tagmill.classify": "test_documented_queue_is_the_one_of_the_broker compares the name",
+    "LLEN tagmill.runs": "the same",
     "tagmill demo": "the address that docs/decisions.md decides against",
 }
 #: Fenced blocks that hold no commands for a shell: drawings, and what other tests take.
@@ -104,11 +106,11 @@ class Sandbox:
         return text
 
     def start(self, command: str) -> "subprocess.Popen[str]":
-        """Start a command of a shell, which the command itself takes the place of where it is a worker."""
+        """Start a command of a shell, which the command itself takes the place of where it is one of PARTS."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
         scripts = str(Path(sys.executable).parent)  # Where the console script is.
         return subprocess.Popen(
-            ["sh", "-c", command.replace("tagmill worker", "exec tagmill worker")],
+            ["sh", "-c", re.sub(rf"tagmill ({'|'.join(PARTS)})\b", r"exec tagmill \1", command)],
             cwd=self.folder,
             env=kept
             | {"HOME": str(self.folder), "TAGMILL_MODELS_URL": str(self.models)}
@@ -126,15 +128,14 @@ class Sandbox:
         assert process.returncode == 0, f"{command!r} ended with {process.returncode}:\n{out}\n{err}"
 
     @contextmanager
-    def worker(self, command: str) -> Iterator[None]:
-        """Start a worker, see that it waits for messages, and stop it as a service manager does."""
+    def part(self, command: str) -> Iterator[None]:
+        """Start a part of the system, wait until it says that it is ready, and stop it as a service manager does."""
         process = self.start(command)
+        assert process.stderr is not None
         try:
-            with self.broker.client() as client:
-                wait_until(
-                    lambda: process.poll() is not None or any(one["cmd"] == "brpop" for one in client.client_list()),
-                    seconds=PATIENCE_SECONDS,
-                )
+            for line in process.stderr:
+                if "_ready" in line:
+                    break
             yield
         finally:
             process.terminate()
@@ -310,8 +311,8 @@ def test_commands_of_a_block_run_in_order(sandbox: Sandbox, block: Block) -> Non
             command = exports + sandbox.here(line)
             if line.startswith("export "):
                 exports += f"{sandbox.here(line)}; "
-            elif "tagmill worker" in line:
-                stack.enter_context(sandbox.worker(command))
+            elif re.search(rf"tagmill ({'|'.join(PARTS)})\b", line):
+                stack.enter_context(sandbox.part(command))
             elif _words(sandbox.here(line))[0] in RUN:
                 sandbox.run(command)
             else:
@@ -326,8 +327,8 @@ def test_example_of_a_command_runs(sandbox: Sandbox, name: str) -> None:
     for example in found:
         command = sandbox.here(example)
         assert f"tagmill {name}" in example
-        if name == "worker":
-            with sandbox.worker(command):
+        if name in PARTS:
+            with sandbox.part(command):
                 continue
         sandbox.run(command)
 
@@ -396,9 +397,9 @@ def test_documented_settings_file_is_read(block: Block, tmp_path: Path, monkeypa
 
     _, origins = settings_with_origins()
 
-    assert sum(origin != "default" for origin in origins.values()) == len(
-        re.findall(r"^\w+ =", block.text, re.MULTILINE)
-    )
+    above, schedules, _ = block.text.partition("[[schedule]]")
+    written = len(re.findall(r"^\w+ =", above, re.MULTILINE)) + bool(schedules)
+    assert sum(origin != "default" for origin in origins.values()) == written
 
 
 def test_reasons_for_not_running_are_still_needed() -> None:
@@ -419,4 +420,4 @@ def test_documented_copy_of_sqlite_is_complete(sandbox: Sandbox, tmp_path: Path)
 
 
 def test_documented_queue_is_the_one_of_the_broker() -> None:
-    assert {code for _, code in INLINE if code.startswith("LLEN")} == {f"LLEN {QUEUE}"}
+    assert {code for _, code in INLINE if code.startswith("LLEN")} == {f"LLEN {QUEUE}", f"LLEN {RUNS_QUEUE}"}
