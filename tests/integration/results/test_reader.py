@@ -19,7 +19,6 @@ from results.ledger import finish
 from results.reader import grant_reader, read_only_rows
 from results.schema import upgrade
 from results.session import Database, parse_database_url
-from results.tables import VIEWS
 from tests.conftest import new_database
 from tests.integration.results.test_ledger import answers, claim, record
 
@@ -114,12 +113,15 @@ def settings(request: pytest.FixtureRequest) -> Settings:
     return found
 
 
-@pytest.mark.parametrize(("view", "expected"), zip(VIEWS, [1, 2, 1, 0, 0], strict=True))
-def test_every_view_can_be_read(settings: Settings, view: str, expected: int) -> None:
+_ROWS = {"current_labels": 1, "predictions_top_k": 2, "run_summary": 1, "failures_by_image": 0, "schedule_slots": 0}
+
+
+@pytest.mark.parametrize("view", _ROWS)
+def test_every_view_can_be_read(settings: Settings, view: str) -> None:
     columns, rows = ask(settings, f"SELECT * FROM {view}")
 
     assert {"run_id"} <= set(columns)
-    assert len(rows) == expected
+    assert len(rows) == _ROWS[view]
 
 
 @pytest.mark.parametrize(
