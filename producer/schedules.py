@@ -6,6 +6,7 @@ run ended. Everything may be done twice, by any number of producers: what is don
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Self
 
@@ -185,7 +186,8 @@ class _Tender:
         self._ended.set()
         self._thread.join()
         if self._run_id is not None:
-            let_go_of_run(self._db, self._run_id, holder())
+            with suppress(AppError):  # Whatever ended the block is to be told, and a hold ends by itself.
+                let_go_of_run(self._db, self._run_id, holder())
 
     def take_over(self, run_id: int) -> None:
         """Hold the run of the slot, too.

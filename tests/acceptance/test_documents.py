@@ -280,7 +280,7 @@ def _is_covered_by_compose(verb: str, words: list[str]) -> bool:
         assert len(named) == 1 or find_command(named[1:]), f"no command {named[1:]}"
     if verb in ("run", "exec"):
         named = named[:1]
-    return verb in ("build", "down", "exec", "run", "stop", "up") and set(named) <= set(services)
+    return verb in ("build", "down", "exec", "restart", "run", "stop", "up") and set(named) <= set(services)
 
 
 def _words(command: str) -> list[str]:
