@@ -18,14 +18,14 @@ from base.settings import Settings
 from broker.app import QUEUE, redis_of
 from broker.messages import CLASSIFY_BATCH, BatchMessage
 from results import ledger
-from results.runs import close_runs
 from results.session import Database
+from results.staging import settle_runs
 
 log = structlog.get_logger()
 
 
 def dispatch(db: Database, app: Celery, settings: Settings) -> int:
-    """Send the batches that are due, and close the runs that are complete.
+    """Send the batches that are due, and settle the runs that are complete or out of time.
 
     Returns:
         How many messages were sent.
@@ -33,7 +33,7 @@ def dispatch(db: Database, app: Celery, settings: Settings) -> int:
     Raises:
         TransientError: the database or the broker does not answer; nothing is lost by that.
     """
-    close_runs(db)
+    settle_runs(db)
     # One connection for the count and the messages; a new one each time, so that a broken one heals.
     with broker_errors(), app.connection_for_write() as connection:
         queued = queue_length(connection)

@@ -8,6 +8,7 @@ from base.errors import SetupError
 from base.settings import load_settings
 from cli.options import Json
 from cli.output import print_json, say
+from cli.run import quiet_logs
 from cli.status import describe, find_run, speed_of
 
 
@@ -23,12 +24,16 @@ def cancel(
     """
     from results.runs import cancel_run
     from results.schema import open_database
+    from results.staging import settle_runs
     from results.tables import RunStatus
 
-    db = open_database(load_settings())
+    settings = load_settings()
+    quiet_logs(settings)
+    db = open_database(settings)
     before = find_run(db, run)
     if not cancel_run(db, before.run_id) and before.status is not RunStatus.CANCELLED:
         raise SetupError(f"run {run} is {find_run(db, run).status} already; there is nothing left to cancel.")
+    settle_runs(db)  # Drops the answers, where they were staged.
     ended = find_run(db, run)
     if json:
         print_json(describe(ended, speed_of(ended)))

@@ -15,7 +15,22 @@ import typer
 
 from base.errors import AppError
 from base.settings import CONFIG_VARIABLE
-from cli import answers, cancel, db, doctor, evaluate, models, plan, predict, producer, run, status, train, worker
+from cli import (
+    answers,
+    cancel,
+    db,
+    doctor,
+    evaluate,
+    models,
+    plan,
+    predict,
+    producer,
+    publish,
+    run,
+    status,
+    train,
+    worker,
+)
 from cli.output import silence_stdout
 
 app = typer.Typer(
@@ -46,6 +61,7 @@ def _options(
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
 app.command("retry")(run.retry)
+app.command("publish")(publish.publish)
 app.command("cancel")(cancel.cancel)
 app.command("status")(status.status)
 app.command("verify")(status.verify)

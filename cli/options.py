@@ -50,6 +50,13 @@ MaxFailures = Annotated[
     str | None,
     typer.Option(help="Exit with 1 when more images fail: a number, or a share of those listed.", metavar="N or N%"),
 ]
+Stage = Annotated[
+    bool, typer.Option("--stage", help="Publish the answers together at the end, if they pass the guard.")
+]
+Until = Annotated[
+    str | None,
+    typer.Option(help="Stop at that time of day; what was not reached is left for the next run.", metavar="HH:MM"),
+]
 TopK = Annotated[
     int | None, typer.Option(min=1, max=1000, help="Labels kept for each image; TAGMILL_TOP_K unless given.")
 ]

@@ -1,6 +1,5 @@
 """`tagmill plan`: what a run would do."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.settings import Settings, load_settings
@@ -10,7 +9,6 @@ from cli.output import PASSED_OVER, duration, facts_table, print_json, progress,
 if TYPE_CHECKING:
     from models.registry import ModelVersion
     from producer.plan import Plan
-    from results.session import Database
 
 
 def plan(
@@ -37,6 +35,7 @@ def plan(
     from producer.sources import open_source
     from producer.start_run import make_request
     from results.runs import find_hold
+    from results.schema import open_existing
 
     settings = load_settings().with_endpoint(endpoint)
     images = open_source(source, include or (), exclude or (), access=settings.bucket_access)
@@ -47,7 +46,7 @@ def plan(
     request = make_request(images, version, everything=everything)
     with progress(quiet=json) as reporter:
         reporter.update("listing", None)
-        db = _open(settings)
+        db = open_existing(settings)
         made = make_plan(db, images, request)
         reporter.update("measuring the speed", None)
         speed = _measure(settings, version, made)
@@ -72,17 +71,6 @@ def plan(
         _print(facts, is_built=version is not None)
     if db is not None and (held := find_hold(db, images.uri)) is not None:
         say(f"run {held.run_id} of this source is being run by {held.command}; until it has ended, another is refused")
-
-
-def _open(settings: Settings) -> "Database | None":
-    """The database, or None where there is none yet: making one is not a plan's business."""
-    from results.schema import open_database
-    from results.session import database_url
-
-    url = database_url(settings)
-    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
-        return None
-    return open_database(settings, only_reads=True)
 
 
 def _measure(settings: Settings, version: "ModelVersion | None", made: "Plan") -> float | None:

@@ -1,6 +1,5 @@
 """`tagmill run` and `tagmill retry`: list, have it classified, wait, and say how it went."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -20,7 +19,9 @@ from cli.options import (
     Model,
     RunNumber,
     Source,
+    Stage,
     TopK,
+    Until,
     Workers,
 )
 from cli.output import PASSED_OVER, facts_table, print_json, progress, say
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from producer.list_source import Listing
+    from producer.sources import Source as ImageSource
     from results.queries import RunProgress
     from results.runs import OpenRun, RunRequest, SourceHeld
     from results.session import Database
@@ -44,6 +46,8 @@ def run(
     everything: Everything = False,
     max_failures: MaxFailures = None,
     top_k: TopK = None,
+    stage: Stage = False,
+    until: Until = None,
     workers: Workers = None,
     endpoint: Endpoint = None,
     json: Json = False,
@@ -53,25 +57,37 @@ def run(
     Starts a broker and workers of its own, unless TAGMILL_BROKER_URL names a broker whose workers will do it. An
     unfinished run of the same source and model is gone on with. Exits with 1 when more images fail than allowed.
 
+    With --stage, current_labels stays as it is until the run has ended. Then all answers are published at once; or held
+    back, and the command exits with 1, when they look as if something were wrong with the source or the model.
+
     Example: tagmill run ./photos --include "*.jpg" --max-failures 1%
     """
     from cli.pretrained import check_model, find_or_build
     from models.registry import open_registry
-    from producer.list_source import check_not_empty, source_listing
+    from producer.deadline import next_time, parse_time
+    from producer.list_source import source_listing
     from producer.sources import open_source
-    from producer.start_run import make_request
+    from producer.start_run import guard_of, make_request
+    from results.guard import parse_allowed
+    from results.runs import find_time
     from results.schema import open_database
 
     settings = load_settings().with_endpoint(endpoint)
     allowed = parse_allowed(max_failures)
+    guard = guard_of(settings, max_failures) if stage else None
+    if until is not None:
+        parse_time(until)
     images = open_source(source, include or (), exclude or (), access=settings.bucket_access)
-    check_not_empty(images)
+    _check_not_empty(settings, images, stage=stage)
     registry = open_registry(settings)
     check_model(registry, model)
     app = _configured_broker(settings, workers)
     db = open_database(settings, create=True)
     version = find_or_build(registry, model, quiet=json)
-    request = make_request(images, version, everything=everything, top_k=top_k or settings.top_k)
+    deadline = None if until is None else next_time(until, find_time(db), settings.zone)
+    request = make_request(
+        images, version, everything=everything, top_k=top_k or settings.top_k, guard=guard, deadline=deadline
+    )
 
     def listing(opened: "OpenRun") -> "Listing":
         return source_listing(db, images, model_version_id=opened.model_version_id, everything=everything)
@@ -94,6 +110,7 @@ def retry(
     """
     from models.registry import open_registry
     from producer.list_source import retry_listing
+    from results.guard import parse_allowed
     from results.queries import find_request
     from results.schema import open_database
 
@@ -110,13 +127,25 @@ def retry(
             f"run {failed.run_id} is not finished. 'tagmill run' with its source goes on with it; "
             f"'tagmill cancel {failed.run_id}' stops it."
         )
+    if failed.publication not in (None, "published"):
+        raise SetupError(
+            f"run {failed.run_id} is not published, and the next run of its source looks at all of its images again. "
+            f"'tagmill publish {failed.run_id}' publishes it."
+        )
     if not failed.failed:
         say(f"run {failed.run_id} has no failed images")
         if json:
             print_json({"run_id": None, "listed": 0, "classified": 0, "failed": 0})
         return
     version = open_registry(settings).find(f"{first.model}:{first.model_version}")
-    request = replace(first, content_hash=version.content_hash, everything=False, retry_of=failed.run_id)
+    request = replace(
+        first,
+        content_hash=version.content_hash,
+        everything=False,
+        retry_of=failed.run_id,
+        guard=None,
+        deadline=None,
+    )
     app = _configured_broker(settings, workers)
 
     def listing(opened: "OpenRun") -> "Listing":
@@ -140,7 +169,7 @@ def _see_to(
     from producer.start_run import start_run
     from results.queries import active_models, find_request
 
-    _quiet_logs(settings)
+    quiet_logs(settings)
     opened = start_run(db, request, on_wait=_tell_waiting)
     what = request.source if request.retry_of is None else f"what failed in run {request.retry_of} of {request.source}"
     if opened.resumed:
@@ -172,29 +201,42 @@ def _see_to(
 
 
 def _judge(run: "RunProgress", allowed: Fraction | float) -> None:
-    """Exit with 1 where the answer is no."""
+    """Say what became of the run, and exit with 1 where the answer is no."""
     from results.tables import RunStatus
 
-    if run.status is RunStatus.CANCELLED:
+    if run.out_of_time:
+        say(
+            f"run {run.run_id} reached its deadline: {run.cancelled:,} of {run.listed:,} images were not reached, "
+            "and come first in the next run"
+        )
+        if not run.is_listed:
+            say(f"its listing was not complete: what comes after those {run.listed:,} images was not looked at")
+    elif run.status is RunStatus.CANCELLED:
         say(f"run {run.run_id} was cancelled: {run.cancelled:,} of {run.listed:,} images were not reached")
         raise typer.Exit(1)
-    if run.failed > allowed:
+    if run.publication == "published":
+        say(f"run {run.run_id} is published")
+    elif run.staged:
+        say(f"run {run.run_id} is {run.publication}, and current_labels is as it was: {run.held_back}")
+        say(f"'tagmill publish {run.run_id}' publishes it nevertheless")
+        raise typer.Exit(1)
+    elif run.failed > allowed:
         say(f"{run.failed:,} of {run.listed:,} images failed, and --max-failures allows {int(allowed):,}")
         raise typer.Exit(1)
 
 
-def parse_allowed(text: str | None) -> Callable[[int], Fraction | float]:
-    """From the listed images to the failures that are allowed among them."""
-    if text is None:
-        return lambda listed: float("inf")
-    match = re.fullmatch(r"(\d{1,18})|(\d{1,3}(?:\.\d{1,9})?)%", text, re.ASCII)
-    if match is None or (match[2] is not None and Fraction(match[2]) > 100):
-        raise SetupError(f"--max-failures {text!r} is neither a number nor a share of up to 100%; write 20, or 0.5%.")
-    if match[1] is not None:
-        most = int(match[1])
-        return lambda listed: most
-    share = Fraction(match[2]) / 100  # Exactly: 29 % of 100 images are 29, and not 28.999….
-    return lambda listed: share * listed
+def _check_not_empty(settings: Settings, images: "ImageSource", *, stage: bool) -> None:
+    """Refuse a source without images; where it had some, a staged run is to record that, and be held back."""
+    from producer.list_source import EmptySource, check_not_empty
+    from results.schema import open_existing
+    from results.staging import was_published
+
+    try:
+        check_not_empty(images)
+    except EmptySource:
+        db = open_existing(settings) if stage else None
+        if db is None or not was_published(db, images.uri, include=images.include, exclude=images.exclude):
+            raise
 
 
 def _configured_broker(settings: Settings, workers: int | None) -> "Celery | None":
@@ -210,7 +252,8 @@ def _configured_broker(settings: Settings, workers: int | None) -> "Celery | Non
     return app
 
 
-def _quiet_logs(settings: Settings) -> None:
+def quiet_logs(settings: Settings) -> None:
+    """Log what is wrong, and nothing to stdout."""
     import logging
 
     from base.logs import configure_logs
@@ -255,8 +298,9 @@ def _summarise(
     from results.queries import count_failures, count_labels
 
     failures = count_failures(db, state.run_id)
-    # Of another version than the run's they would say nothing of the run.
-    labels = count_labels(db, source=request.source, model=state.model) if is_active else []
+    # Of another version than the run's, or from before, they would say nothing of the run.
+    is_shown = is_active and state.publication in (None, "published")
+    labels = count_labels(db, source=request.source, model=state.model) if is_shown else []
     query = "SELECT label, count(*) AS images FROM current_labels GROUP BY label ORDER BY images DESC LIMIT 10"
     facts: dict[str, Any] = describe(state, speed) | {
         "active": is_active,

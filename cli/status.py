@@ -31,10 +31,13 @@ def status(run: RunNumber = None, json: Json = False) -> None:
     if json:
         print_json(facts)
         return
-    shown = {name: value for name, value in facts.items() if name != "failures" and value is not None}
+    hidden = {"failures"} if found.deadline is not None else {"failures", "out_of_time"}
+    shown = {name: value for name, value in facts.items() if name not in hidden and value is not None}
     facts_table([(name.replace("_", " "), value) for name, value in shown.items()])
     for reason, images in facts["failures"].items():
         print(f"  {reason}: {images}")
+    if found.publication == "held back":
+        say(f"run {found.run_id} is held back; 'tagmill publish {found.run_id}' publishes it nevertheless")
     if found.status is RunStatus.CANCELLED and found.finished_at is None:
         say(f"run {found.run_id} is still being cancelled; 'tagmill cancel {found.run_id}' ends that")
 
@@ -111,7 +114,12 @@ def describe(run: "RunProgress", speed: float) -> dict[str, Any]:
         "images_per_second": round(speed, 1),
         "seconds_left": round(left / speed) if is_open and speed and run.is_listed else None,
         "started_at": _utc(run.started_at),
-        "finished_at": None if run.finished_at is None else _utc(run.finished_at),
+        "finished_at": _utc(run.finished_at),
+        "deadline": _utc(run.deadline),
+        "out_of_time": run.out_of_time,
+        "publication": run.publication,
+        "published_at": _utc(run.published_at),
+        "held_back": run.held_back,
     }
 
 
@@ -121,5 +129,5 @@ def speed_of(run: "RunProgress") -> float:
     return ended / run.elapsed_seconds if ended and run.elapsed_seconds else 0.0
 
 
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+def _utc(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -78,7 +78,7 @@ class Work:
         record_listing(self._db, self._run, listing, images_per_batch=per_batch, on_chunk=on_chunk)
 
     def wait(self, reporter: Reporter) -> "RunProgress":
-        """Wait until the run is completed or cancelled.
+        """Wait until the run is completed or cancelled, and where it is staged, published or held back.
 
         Raises:
             SetupError: it was stopped by something to mend.
@@ -94,19 +94,19 @@ class Work:
                 continue
             if state.status is RunStatus.FAILED:
                 raise SetupError(f"run {state.run_id} stopped: {state.error}")
-            if state.finished_at is not None:
+            if state.is_settled:
                 return state
             time.sleep(_LOOK_SECONDS)
 
     def _tend(self, reporter: Reporter) -> "RunProgress":
         """Send what is due, see that the workers are alive, show how far it is."""
-        from results.runs import close_runs
+        from results.staging import settle_runs
         from results.tables import RunStatus
 
         state = find_run(self._db, self._run.run_id)
         reporter.update(*self._speed.describe(state))
         if (state.is_listed and state.done == state.listed) or state.status is RunStatus.CANCELLED:
-            close_runs(self._db)
+            settle_runs(self._db)
             return find_run(self._db, self._run.run_id)
         self._have_workers(state)
         now = time.monotonic()
@@ -126,10 +126,11 @@ class Work:
 
     def _let_go(self) -> None:
         from producer.start_run import holder
-        from results.runs import close_runs, let_go_of_run
+        from results.runs import let_go_of_run
+        from results.staging import settle_runs
 
         with suppress(AppError):  # Whatever ends the command is to be told, and a hold ends by itself.
-            close_runs(self._db)  # The workers may have ended the last batches of the run while they stopped.
+            settle_runs(self._db)  # The workers may have ended the last batches of the run while they stopped.
             let_go_of_run(self._db, self._run.run_id, holder())
 
     def _hold(self) -> None:
@@ -162,10 +163,13 @@ class Work:
         self._app = make_app(url)
 
     def _dispatch(self) -> None:
+        if self._app is None:  # Nothing to send yet; but a listing may last until its deadline.
+            from results.runs import close_runs
+
+            close_runs(self._db)
+            return
         from broker.dispatch import dispatch
 
-        if self._app is None:
-            return
         try:
             dispatch(self._db, self._app, self._settings)
         except TransientError as error:

@@ -25,19 +25,23 @@ from results.session import Database
 Listing = Callable[[str | None], Iterator[Change]]
 
 
+class EmptySource(SourceError):
+    """A source without a single image."""
+
+
 def check_not_empty(source: Source) -> None:
     """Refuse a source without a single image, before anything is written: most often it is the wrong folder, or a
     disk that is not mounted, and its images are not gone.
 
     Raises:
-        SourceError: it lists nothing.
+        EmptySource: it lists nothing.
     """
     listed = (found for stretch in source.stretches() for found in stretch.listing)
     if not any(isinstance(found, Found) for found in listed):
         wanted = " or ".join(source.include) if source.include else ", ".join(suffix[1:] for suffix in SUFFIXES)
         without = f", without {' or '.join(source.exclude)}" if source.exclude else ""
         mend = "another --exclude" if source.exclude else "--include GLOB"
-        raise SourceError(f"no images in {source.uri} (looked for {wanted}{without}). Name another source, or {mend}.")
+        raise EmptySource(f"no images in {source.uri} (looked for {wanted}{without}). Name another source, or {mend}.")
 
 
 def source_listing(db: Database, source: Source, *, model_version_id: int | None, everything: bool) -> Listing:

@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable
 
 from base.errors import SetupError
+from base.settings import Settings
 from models.pretrained import DEFAULT_MODEL
 from models.registry import ModelVersion
 from producer.sources import Source
-from results.runs import OpenRun, RunRequest, SourceHeld, let_go_of_run, open_run
+from results.guard import parse_allowed
+from results.runs import Guard, OpenRun, RunRequest, SourceHeld, let_go_of_run, open_run
 from results.session import Database
+from results.staging import settle_runs
 
 _LOOK_SECONDS = 0.5
 
@@ -34,12 +37,20 @@ def holder() -> str:
 
 
 def make_request(
-    source: Source, version: ModelVersion | None, *, everything: bool = False, top_k: int = 5
+    source: Source,
+    version: ModelVersion | None,
+    *,
+    everything: bool = False,
+    top_k: int = 5,
+    guard: Guard | None = None,
+    deadline: float | None = None,
 ) -> RunRequest:
     """What a run of a source with a model version is asked for.
 
     Args:
         version: None: the default one, which is not in the registry yet; good for looking only.
+        guard: what has to hold before its answers are published; None: they are as it goes.
+        deadline: seconds since 1970 by the database's clock; what is not reached by then is cancelled.
     """
     return RunRequest(
         source=source.uri,
@@ -50,6 +61,26 @@ def make_request(
         exclude=source.exclude,
         everything=everything,
         top_k=top_k,
+        guard=guard,
+        deadline=deadline,
+    )
+
+
+def guard_of(settings: Settings, max_failures: str | None) -> Guard:
+    """The guard of a staged run.
+
+    Args:
+        max_failures: a number or a share of the listed images, such as `1%`; None: as many as fail.
+
+    Raises:
+        SetupError: it is neither.
+    """
+    parse_allowed(max_failures)
+    return Guard(
+        max_failures=max_failures,
+        max_shrink=settings.guard_max_shrink,
+        max_label_shift=settings.guard_max_label_shift,
+        max_confidence_drop=settings.guard_max_confidence_drop,
     )
 
 
@@ -66,6 +97,7 @@ def start_run(db: Database, request: RunRequest, *, on_wait: Callable[[SourceHel
         SourceBusy: the source is being run; the message names that run.
         ModelError: the database knows the model version with other contents.
     """
+    settle_runs(db)  # What an earlier command left to be published counts as known.
     first: SourceHeld | None = None
     while True:
         try:

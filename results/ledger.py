@@ -7,6 +7,7 @@ keeps every image at exactly one end is the fence: a claim raises it, and nothin
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -16,7 +17,17 @@ from sqlalchemy.dialects import postgresql, sqlite
 from base.errors import FailureReason
 from results.runs import NOT_DONE, OPEN
 from results.session import Database
-from results.tables import BatchStatus, ItemStatus, batches, images, items, model_versions, predictions, runs
+from results.tables import (
+    BatchStatus,
+    ItemStatus,
+    batches,
+    images,
+    items,
+    model_versions,
+    predictions,
+    runs,
+    staged_predictions,
+)
 
 #: A batch whose claims were lost this often is split; an image alone in its batch is given up.
 CLAIMS_LEFT_UNANSWERED = 2
@@ -48,6 +59,7 @@ class Claim:
     content_hash: str  #: hex; what the registry's files must add up to
     everything: bool  #: the run wants each image classified, also where its bytes were known before
     top_k: int  #: labels to keep for each image
+    staged: bool  #: the answers are kept apart until the run is published
     images: tuple[ClaimedImage, ...]
 
 
@@ -162,9 +174,12 @@ def finish(db: Database, held: Claim, answers: Sequence[Answer], failures: Seque
                 return
             raise LeaseLost(f"batch {held.batch_id}, fence {held.fence}")
         now = connection.execute(sa.select(db.now)).scalar_one()
-        _save_answers(connection, held, answers, now)
         _end_items(connection, held.run_id, answers, failures, now=now, attempts=row.attempts + row.earlier_attempts)
-        _note_bytes(connection, answers, failures)
+        if held.staged:
+            _stage_answers(connection, held, answers, now)
+        else:
+            _save_answers(connection, held, answers, now)
+            _note_bytes(connection, answers, failures)
 
     db.write(work)
 
@@ -258,6 +273,40 @@ def find_twins(db: Database, held: Claim, content_hashes: Collection[bytes]) -> 
     Returns:
         Content hash to (label, confidence), the most confident first; hashes that are new are left out.
     """
+    statements = [_published_twins(held, content_hashes)]
+    if held.staged:
+        statements.append(_staged_twins(held, content_hashes))
+    twins: dict[bytes, list[tuple[str, float]]] = {}
+    for statement in statements:
+        found: dict[bytes, list[tuple[str, float]]] = {}
+        for row in db.read(partial(_fetch, statement)):
+            found.setdefault(bytes(row.content_hash), []).append((row.label, row.confidence))
+        twins = found | twins
+    return twins
+
+
+def _fetch(statement: sa.Select[Any], connection: sa.Connection) -> Sequence[sa.Row[Any]]:
+    return connection.execute(statement).all()
+
+
+def _staged_twins(held: Claim, content_hashes: Collection[bytes]) -> sa.Select[Any]:
+    """The run's own answers."""
+    first = staged_predictions.alias("first")
+    known = (
+        sa.select(first.c.content_hash, sa.func.min(first.c.image_id).label("image_id"))
+        .where(first.c.run_id == held.run_id, first.c.content_hash.in_(content_hashes), first.c.rank == 1)
+        .group_by(first.c.content_hash)
+        .subquery()
+    )
+    is_its = sa.and_(staged_predictions.c.run_id == held.run_id, staged_predictions.c.image_id == known.c.image_id)
+    return (
+        sa.select(known.c.content_hash, staged_predictions.c.label, staged_predictions.c.confidence)
+        .select_from(known.join(staged_predictions, is_its))
+        .order_by(known.c.content_hash, staged_predictions.c.rank)
+    )
+
+
+def _published_twins(held: Claim, content_hashes: Collection[bytes]) -> sa.Select[Any]:
     first = predictions.alias("first")
     usable = sa.and_(first.c.model_version_id == held.model_version_id, first.c.rank == 1)
     if held.everything:
@@ -277,7 +326,7 @@ def find_twins(db: Database, held: Claim, content_hashes: Collection[bytes]) -> 
         .group_by(first.c.content_hash, first.c.image_id)
         .subquery()
     )
-    statement = (
+    return (
         sa.select(chosen.c.content_hash, predictions.c.label, predictions.c.confidence)
         .select_from(chosen)
         .join(
@@ -290,10 +339,6 @@ def find_twins(db: Database, held: Claim, content_hashes: Collection[bytes]) -> 
         )
         .order_by(chosen.c.content_hash, predictions.c.rank)
     )
-    twins: dict[bytes, list[tuple[str, float]]] = {}
-    for row in db.read(lambda connection: connection.execute(statement).all()):
-        twins.setdefault(bytes(row.content_hash), []).append((row.label, row.confidence))
-    return twins
 
 
 _FREED = {"status": BatchStatus.PENDING, "owner": None, "lease_until": None, "sent_at": None}
@@ -316,7 +361,9 @@ def _finished_by(connection: sa.Connection, held: Claim) -> bool:
 
 def _read_claim(connection: sa.Connection, row: sa.Row[Any]) -> Claim:
     run = connection.execute(
-        sa.select(runs.c.everything, runs.c.top_k, model_versions).join(model_versions).where(runs.c.id == row.run_id)
+        sa.select(runs.c.everything, runs.c.top_k, runs.c.staged, model_versions)
+        .join(model_versions)
+        .where(runs.c.id == row.run_id)
     ).one()
     found = connection.execute(
         sa.select(items.c.image_id, images.c.uri, items.c.fingerprint)
@@ -334,6 +381,7 @@ def _read_claim(connection: sa.Connection, row: sa.Row[Any]) -> Claim:
         content_hash=run.content_hash,
         everything=run.everything,
         top_k=run.top_k,
+        staged=run.staged,
         images=tuple(
             ClaimedImage(image_id=item.image_id, uri=item.uri, fingerprint=item.fingerprint) for item in found
         ),
@@ -353,7 +401,8 @@ def _isolate(connection: sa.Connection, db: Database, row: sa.Row[Any]) -> None:
         failure = Failure(image_id=item.image_id, fingerprint=item.fingerprint, reason=reason, message=message)
         now = connection.execute(sa.select(db.now)).scalar_one()
         _end_items(connection, row.run_id, [], [failure], now=now, attempts=attempts)
-        _note_bytes(connection, [], [failure])
+        if not connection.execute(sa.select(runs.c.staged).where(runs.c.id == row.run_id)).scalar_one():
+            _note_bytes(connection, [], [failure])
         connection.execute(
             batches.update()
             .where(batches.c.id == row.id)
@@ -380,11 +429,10 @@ def _isolate(connection: sa.Connection, db: Database, row: sa.Row[Any]) -> None:
     )
 
 
-def _save_answers(connection: sa.Connection, held: Claim, answers: Sequence[Answer], now: float) -> None:
-    rows = [
+def _answer_rows(held: Claim, answers: Sequence[Answer], now: float) -> list[dict[str, Any]]:
+    return [
         {
             "image_id": answer.image_id,
-            "model_version_id": held.model_version_id,
             "fingerprint": answer.fingerprint,
             "rank": rank,
             "label": label,
@@ -398,6 +446,17 @@ def _save_answers(connection: sa.Connection, held: Claim, answers: Sequence[Answ
         for answer in sorted(answers, key=lambda answer: answer.image_id)
         for rank, (label, confidence) in enumerate(answer.labels, start=1)
     ]
+
+
+def _stage_answers(connection: sa.Connection, held: Claim, answers: Sequence[Answer], now: float) -> None:
+    """Keep them apart; an image has its end once in a run, so nothing is there yet."""
+    rows = _answer_rows(held, answers, now)
+    if rows:
+        connection.execute(staged_predictions.insert(), rows)
+
+
+def _save_answers(connection: sa.Connection, held: Claim, answers: Sequence[Answer], now: float) -> None:
+    rows = [row | {"model_version_id": held.model_version_id} for row in _answer_rows(held, answers, now)]
     if not rows:
         return
     insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(predictions)

@@ -9,7 +9,17 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from results.session import Database
-from results.tables import BatchStatus, ItemStatus, RunStatus, batches, images, items, predictions, runs
+from results.tables import (
+    BatchStatus,
+    ItemStatus,
+    RunStatus,
+    batches,
+    images,
+    items,
+    predictions,
+    runs,
+    staged_images,
+)
 
 _KNOWN_PER_QUERY = 5000
 
@@ -131,7 +141,7 @@ def record_chunk(db: Database, run_id: int, *, cursor: str | None, chunk: Chunk)
     """
 
     def work(connection: sa.Connection) -> None:
-        moved = connection.execute(
+        run = connection.execute(
             runs.update()
             .where(
                 runs.c.id == run_id,
@@ -145,15 +155,17 @@ def record_chunk(db: Database, run_id: int, *, cursor: str | None, chunk: Chunk)
                 passed_over=runs.c.passed_over + chunk.passed_over,
                 gone=runs.c.gone + len(chunk.gone),
             )
-        ).rowcount
-        if not moved:
+            .returning(runs.c.id, runs.c.staged)
+        ).one_or_none()
+        if run is None:
             found = connection.execute(sa.select(runs.c.cursor).where(runs.c.id == run_id)).scalar_one()
             if found == chunk.cursor:  # An earlier try of this very chunk was committed.
                 return
             raise ListingTaken(f"run {run_id}: the cursor is {found!r}")
-        _note_gone(connection, chunk.gone, db.now)
-        _note_gone(connection, chunk.reappeared, None)
-        image_ids = _image_ids(connection, chunk)
+        now = connection.execute(sa.select(db.now)).scalar_one()
+        _note_gone(connection, chunk.gone, now, run=run)
+        _note_gone(connection, chunk.reappeared, None, run=run)
+        image_ids = _image_ids(connection, chunk, run)
         rows = []
         for batch in chunk.batches:
             batch_id = connection.execute(
@@ -206,22 +218,28 @@ def _fetch(statement: sa.Select[Any], connection: sa.Connection) -> Sequence[sa.
     return connection.execute(statement).all()
 
 
-def _note_gone(connection: sa.Connection, image_ids: Sequence[int], when: sa.ColumnElement[float] | None) -> None:
+def _note_gone(connection: sa.Connection, image_ids: Sequence[int], when: float | None, *, run: sa.Row[Any]) -> None:
+    """Note that images are gone, or are back; of a staged run apart, until it is published."""
+    if run.staged and image_ids:
+        rows = [{"run_id": run.id, "image_id": image_id, "gone_at": when} for image_id in sorted(image_ids)]
+        connection.execute(staged_images.insert(), rows)
+        return
     # In pieces: a statement takes some tens of thousands of values at most.
     for start in range(0, len(image_ids), 1000):
         piece = sorted(image_ids)[start : start + 1000]
         connection.execute(images.update().where(images.c.id.in_(piece)).values(gone_at=when))
 
 
-def _image_ids(connection: sa.Connection, chunk: Chunk) -> dict[str, int]:
+def _image_ids(connection: sa.Connection, chunk: Chunk, run: sa.Row[Any]) -> dict[str, int]:
     """The number of each image that needs work; an image that is new gets one."""
     wanted = [image for batch in chunk.batches for image in batch]
     found = {image.uri: image.image_id for image in wanted if image.image_id is not None}
     new = [{"uri": image.uri} for image in wanted if image.image_id is None]
     if new:
         insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(images)
-        # Another run may list the same image at the same time.
-        upsert = insert.on_conflict_do_update(index_elements=["uri"], set_={"gone_at": None})
-        returned = connection.execute(upsert.returning(images.c.uri, images.c.id), new)
+        # Another run may list the same image at the same time, or have listed it as part of another source.
+        upsert = insert.on_conflict_do_update(index_elements=["uri"], set_={"gone_at": images.c.gone_at})
+        returned = connection.execute(upsert.returning(images.c.uri, images.c.id, images.c.gone_at), new).all()
         found |= {row.uri: row.id for row in returned}
+        _note_gone(connection, [row.id for row in returned if row.gone_at is not None], None, run=run)
     return found

@@ -11,7 +11,17 @@ import sqlalchemy as sa
 from base.errors import TransientError
 from results.runs import Guard, RunRequest
 from results.session import Database
-from results.tables import ItemStatus, RunStatus, batches, images, items, model_versions, predictions, runs
+from results.tables import (
+    ItemStatus,
+    RunStatus,
+    batches,
+    images,
+    items,
+    model_versions,
+    predictions,
+    runs,
+    staged_predictions,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +47,28 @@ class RunProgress:
     finished_at: float | None
     now: float  #: the database's clock at this moment
     error: str | None
+    staged: bool
+    held_back: str | None  #: why a staged run was not published by itself
+    published_at: float | None  #: of a staged run; the others are published as they go
+    dropped_at: float | None  #: when the answers of a staged run were deleted that will not be published
+    deadline: float | None
+    out_of_time: bool  #: the deadline passed before all images had their end
+
+    @property
+    def publication(self) -> str | None:
+        """Where a staged run stands; None for the others."""
+        if not self.staged:
+            return None
+        if self.published_at is not None:
+            return "published"
+        if self.dropped_at is not None:
+            return "dropped"
+        return "staged" if self.held_back is None else "held back"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing of it is left to be done; of a staged run, by itself."""
+        return self.finished_at is not None and self.publication != "staged"
 
     @property
     def done(self) -> int:
@@ -100,6 +132,12 @@ def find_runs(db: Database, run_id: int | None = None) -> list[RunProgress]:
             finished_at=row.finished_at,
             now=row.now,
             error=row.error,
+            staged=row.staged,
+            held_back=row.held_back,
+            published_at=row.published_at,
+            dropped_at=row.dropped_at,
+            deadline=row.deadline,
+            out_of_time=row.out_of_time,
         )
         for row in rows
     ]
@@ -310,7 +348,8 @@ def _verify(connection: sa.Connection, run_id: int, most_gaps: int) -> Proof:
     if run.listed_at is None and run.status != RunStatus.CANCELLED:
         gaps.append(Gap(what="the listing is not complete"))
     if run.status == RunStatus.CANCELLED and run.finished_at is None:
-        gaps.append(Gap(what=f"it is still being cancelled; 'tagmill cancel {run_id}' ends that"))
+        still = "out of time, and its last batches still end" if run.out_of_time else "still being cancelled"
+        gaps.append(Gap(what=f"it is {still}; 'tagmill cancel {run_id}' ends that"))
     ended = sum(by_status.get(status, 0) for status in ItemStatus if status is not ItemStatus.PENDING)
     if run.listed != ended + run.skipped:
         gaps.append(Gap(what=f"{run.listed} images listed, {ended + run.skipped} with an end"))
@@ -321,7 +360,8 @@ def _verify(connection: sa.Connection, run_id: int, most_gaps: int) -> Proof:
     if int(counters.size) != sum(by_status.values()):
         gaps.append(Gap(what=f"batches hold {int(counters.size)} images, there are {sum(by_status.values())}"))
     gaps += _named(connection, "no end", _without_end(run_id), most_gaps)
-    gaps += _named(connection, "classified, but its predictions are not complete", _without_rows(run), most_gaps)
+    if run.dropped_at is None:
+        gaps += _named(connection, "classified, but its predictions are not complete", _without_rows(run), most_gaps)
     return Proof(
         run_id=run_id,
         listed=run.listed,
@@ -343,21 +383,21 @@ def _without_end(run_id: int) -> sa.Select[str]:
 
 def _without_rows(run: Any) -> sa.Select[str]:
     """Classified images whose ranks are not 1, 2, … without a hole, the most confident first."""
+    is_apart = run.staged and run.published_at is None
+    answers = staged_predictions if is_apart else predictions
+    of_run = answers.c.run_id == run.id if is_apart else answers.c.model_version_id == run.model_version_id
     rows = (
         sa.select(
-            predictions.c.image_id,
-            predictions.c.fingerprint,
+            answers.c.image_id,
+            answers.c.fingerprint,
             sa.func.count().label("rows"),
-            sa.func.max(predictions.c.rank).label("last"),
-            sa.func.max(predictions.c.confidence).label("best"),
-            sa.func.max(sa.case((predictions.c.rank == 1, predictions.c.confidence))).label("first"),
+            sa.func.max(answers.c.rank).label("last"),
+            sa.func.max(answers.c.confidence).label("best"),
+            sa.func.max(sa.case((answers.c.rank == 1, answers.c.confidence))).label("first"),
         )
-        .join(
-            items,
-            sa.and_(items.c.image_id == predictions.c.image_id, items.c.fingerprint == predictions.c.fingerprint),
-        )
-        .where(predictions.c.model_version_id == run.model_version_id, items.c.run_id == run.id)
-        .group_by(predictions.c.image_id, predictions.c.fingerprint)
+        .join(items, sa.and_(items.c.image_id == answers.c.image_id, items.c.fingerprint == answers.c.fingerprint))
+        .where(of_run, items.c.run_id == run.id)
+        .group_by(answers.c.image_id, answers.c.fingerprint)
         .subquery()
     )
     return (

@@ -1,6 +1,7 @@
 """The life of a run: begun or gone on with, held by a command, closed, failed, cancelled."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -156,6 +157,11 @@ def find_model_version(db: Database, request: RunRequest) -> int | None:
     return db.read(lambda connection: _known_version(connection, request)[0])
 
 
+def find_time(db: Database) -> float:
+    """What time the database says it is, in seconds since 1970."""
+    return db.read(lambda connection: connection.execute(sa.select(db.now)).scalar_one())
+
+
 def find_hold(db: Database, source: str) -> SourceHeld | None:
     """Who is running a source."""
     row = db.read(lambda connection: connection.execute(_held(db, source)).one_or_none())
@@ -183,12 +189,16 @@ def fail_run(db: Database, run_id: int, message: str) -> None:
 def cancel_run(db: Database, run_id: int) -> bool:
     """Stop a run for good: images without an end become `cancelled`, and what is still worked on is not written.
 
+    Of a staged run, nothing is published.
+
     Returns:
         False when it had ended before.
     """
-    unfinished = runs.update().where(runs.c.id == run_id, runs.c.finished_at.is_(None))
+    # A person's word counts more than a deadline that has passed.
+    stop = runs.update().values(status=RunStatus.CANCELLED, out_of_time=False)
+    unfinished = stop.where(runs.c.id == run_id, runs.c.finished_at.is_(None))
     open_still = sa.select(runs.c.id).where(runs.c.id == run_id, runs.c.finished_at.is_(None))
-    stopped = db.write(lambda connection: connection.execute(unfinished.values(status=RunStatus.CANCELLED)).rowcount)
+    stopped = db.write(lambda connection: connection.execute(unfinished).rowcount)
     # Again, should a worker have split a batch of it at the very moment.
     while stopped and db.read(lambda connection: connection.execute(open_still).first()):
         close_runs(db)
@@ -196,18 +206,24 @@ def cancel_run(db: Database, run_id: int) -> bool:
 
 
 def close_runs(db: Database) -> None:
-    """Close the runs whose images all have their end, and give those of cancelled runs theirs.
+    """Close the runs whose images all have their end, stop those whose deadline has passed, and give the images of
+    cancelled runs their end.
 
     Any process may do it, so that nothing depends on the command that cancelled a run living to the end of it.
     """
     cancelled = sa.and_(runs.c.status == RunStatus.CANCELLED, runs.c.finished_at.is_(None))
+    is_late = sa.and_(runs.c.status.in_(OPEN), runs.c.deadline <= db.now, ~_IS_COMPLETE)
     # Looked at first: most of the time there is none, and on SQLite writing waits for whoever writes.
-    ripe = sa.select(runs.c.id, runs.c.status).where(sa.or_(_IS_COMPLETE, cancelled))
+    ripe = sa.select(runs.c.id, _IS_COMPLETE.label("is_complete"), is_late.label("is_late")).where(
+        sa.or_(_IS_COMPLETE, cancelled, is_late)
+    )
     found = db.read(lambda connection: connection.execute(ripe).all())
+    if any(row.is_late for row in found):
+        now_late = runs.update().where(is_late).values(status=RunStatus.CANCELLED, out_of_time=True)
+        db.write(lambda connection: connection.execute(now_late))
     for row in found:
-        if row.status == RunStatus.CANCELLED:
-            while _cancel_piece(db, row.id):
-                pass
+        while not row.is_complete and _cancel_piece(db, row.id):
+            pass
     if found:
         now_complete = runs.update().where(_IS_COMPLETE).values(status=RunStatus.COMPLETED, finished_at=db.now)
         now_cancelled = runs.update().where(cancelled, ~_HAS_OPEN_BATCHES).values(finished_at=db.now)
@@ -215,11 +231,17 @@ def close_runs(db: Database) -> None:
 
 
 def _cancel_piece(db: Database, run_id: int) -> int:
-    """End the images of some batches of a run; returns how many batches there were."""
+    """End the images of some batches of a cancelled run; returns how many batches there were.
+
+    Where the run is out of time, who works on a batch may end it, for as long as the lease is renewed.
+    """
+    of_run = sa.select(runs.c.id).where(runs.c.id == run_id, runs.c.status == RunStatus.CANCELLED)
+    is_held = sa.and_(batches.c.status == BatchStatus.LEASED, batches.c.lease_until >= db.now)
+    may_end = sa.and_(is_held, sa.exists().where(runs.c.id == run_id, runs.c.out_of_time))
 
     def work(connection: sa.Connection) -> int:
         # The batches first, as a worker does that finishes one, so that the two never wait for each other.
-        some = sa.select(batches.c.id).where(batches.c.run_id == run_id, NOT_DONE).order_by(batches.c.id)
+        some = sa.select(batches.c.id).where(batches.c.run_id.in_(of_run), NOT_DONE, ~may_end).order_by(batches.c.id)
         batch_ids = connection.scalars(some.limit(_BATCHES_PER_PIECE).with_for_update()).all()
         if not batch_ids:
             return 0
@@ -245,11 +267,14 @@ def _cancel_piece(db: Database, run_id: int) -> int:
     return db.write(work)
 
 
+def listing_key(source: str, include: Sequence[str], exclude: Sequence[str]) -> dict[str, str]:
+    """What the runs that list the same images share."""
+    return {"source": source, "include": json.dumps(sorted(include)), "exclude": json.dumps(sorted(exclude))}
+
+
 def _key(request: RunRequest) -> dict[str, Any]:
     return {
-        "source": request.source,
-        "include": json.dumps(sorted(request.include)),
-        "exclude": json.dumps(sorted(request.exclude)),
+        **listing_key(request.source, request.include, request.exclude),
         "everything": request.everything,
         "retry_of": request.retry_of,
         "staged": request.guard is not None,

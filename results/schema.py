@@ -52,6 +52,14 @@ def open_database(settings: Settings, *, create: bool = False, only_reads: bool 
     return database
 
 
+def open_existing(settings: Settings) -> Database | None:
+    """The database of the settings to be looked at only, or None where there is none yet; errors as above."""
+    url = database_url(settings)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        return None
+    return open_database(settings, only_reads=True)
+
+
 def make_database(settings: Settings) -> tuple[Database, str | None, str]:
     """The database of the settings, made or brought up to date; what `tagmill db upgrade` does.
 

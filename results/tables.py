@@ -132,6 +132,7 @@ runs = Table(
     Column("guard", Text),  # Of a staged run, JSON: what has to hold before it is published.
     Column("held_back", Text),  # Why it was not.
     Column("published_at", Double),  # Of a staged run; the others are published as they go.
+    Column("dropped_at", Double),  # When the answers of a staged run were deleted that will not be published.
     Column("deadline", Double),  # What is not reached until then is cancelled.
     Column("out_of_time", Boolean(name="out_of_time"), nullable=False, server_default=text("false")),  # It was.
     CheckConstraint(_one_of("status", RunStatus), name="status"),

@@ -16,6 +16,7 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("guard", sa.Text()))
     op.add_column("runs", sa.Column("held_back", sa.Text()))
     op.add_column("runs", sa.Column("published_at", sa.Double()))
+    op.add_column("runs", sa.Column("dropped_at", sa.Double()))
     op.add_column("runs", sa.Column("deadline", sa.Double()))
     op.add_column("runs", sa.Column("out_of_time", sa.Boolean(), server_default=sa.text("false"), nullable=False))
     op.drop_index("uq_runs_unfinished", "runs")
@@ -64,7 +65,7 @@ def downgrade() -> None:
     # The older schema would publish the rest of these as it goes.
     op.execute("UPDATE runs SET status = 'cancelled', finished_at = started_at WHERE finished_at IS NULL AND staged")
     op.drop_index("uq_runs_unfinished", "runs")
-    for column in ("out_of_time", "deadline", "published_at", "held_back", "guard", "staged"):
+    for column in ("out_of_time", "deadline", "dropped_at", "published_at", "held_back", "guard", "staged"):
         op.drop_column("runs", column)
     _unfinished(_UNFINISHED)
 

@@ -99,7 +99,8 @@ class Sandbox:
             (r"redis://(:\S*)?@broker\.example(:6379)?/0\b", self.broker.url),
             (r"/mnt/photos\b", str(self.folder / "photos")),
             (r"/mnt/models\b", str(self.models)),
-            (r"\btagmill cancel 7\b", "tagmill cancel 2"),  # Of the two runs that there are, the one to be cancelled.
+            (r"\btagmill cancel 7\b", "tagmill cancel 2"),  # The one that is not finished.
+            (r"\btagmill publish 7\b", "tagmill publish 3"),  # The one that was held back.
             (r"\b(tagmill \w+) 7\b", r"\1 1"),
         ):
             text = re.sub(pattern, lambda match, ours=ours: match.expand(ours), text)
@@ -166,7 +167,7 @@ def sandbox(
         shutil.copytree(pretrained_registry.workspace, folder / "models")
         box = Sandbox(folder, folder / "models", broker, database, reader)
         box.run("tagmill run ~/Pictures")
-        _add_unfinished_run(folder / "tagmill-data" / "tagmill.db")
+        _add_other_runs(folder / "tagmill-data" / "tagmill.db")
         make_dataset(folder / "furniture", 6)
         make_dataset(folder / "more-furniture", 2, first=500)
         for seed in (0, 1):
@@ -200,12 +201,17 @@ def documented_roles(postgres: str) -> Iterator[tuple[str, str]]:
                 connection.execute(f"DROP {name}".encode())
 
 
-def _add_unfinished_run(path: Path) -> None:
-    """What an interrupted command leaves, without interrupting one."""
+def _add_other_runs(path: Path) -> None:
+    """What an interrupted command leaves, without interrupting one, and what a night that went wrong does."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
             "INSERT INTO runs (source, include, model_version_id, status, started_at) "
             "SELECT 'file:///elsewhere', include, model_version_id, 'listing', started_at FROM runs"
+        )
+        connection.execute(
+            "INSERT INTO runs (source, include, model_version_id, status, started_at, finished_at, staged, held_back) "
+            "SELECT 'file:///spoilt', include, model_version_id, 'completed', started_at, started_at, true, 'empty' "
+            "FROM runs WHERE id = 1"
         )
 
 

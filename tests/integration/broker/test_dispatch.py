@@ -13,6 +13,7 @@ from broker.dispatch import dispatch
 from broker.messages import CLASSIFY_BATCH
 from results import ledger
 from results.queries import find_runs
+from results.runs import Guard, RunRequest
 from results.session import Database
 from results.tables import RunStatus
 from tests.clock import Clock
@@ -70,6 +71,26 @@ def test_broker_never_holds_more_than_its_bound(db: Database, app: Celery, valke
         client.lpop(QUEUE)
     assert dispatch(db, app, SETTINGS) == 1
     assert queued(valkey) == 3
+
+
+def test_staged_run_is_published_by_whoever_dispatches(db: Database, app: Celery) -> None:
+    request = RunRequest(source="file:///photos", model="m", model_version=1, content_hash="a" * 64, guard=Guard())
+    run_id = record(db, request=request)
+    held = claim(db)
+    ledger.finish(db, held, answers(held), [])
+
+    dispatch(db, app, SETTINGS)
+
+    assert find_runs(db, run_id)[0].publication == "published"
+
+
+def test_nothing_is_sent_after_the_deadline(db: Database, app: Celery, clock: Clock) -> None:
+    request = RunRequest(
+        source="file:///photos", model="m", model_version=1, content_hash="a" * 64, deadline=clock.seconds
+    )
+    record(db, request=request)
+
+    assert dispatch(db, app, SETTINGS) == 0
 
 
 def test_finished_run_is_closed(db: Database, app: Celery) -> None:

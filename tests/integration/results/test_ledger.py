@@ -18,9 +18,17 @@ from tests.clock import Clock
 LEASE = 45.0
 
 
-def record(db: Database, images: int = 4, *, source: str = "file:///photos", batch: int = 64) -> int:
+def record(
+    db: Database,
+    images: int = 4,
+    *,
+    source: str = "file:///photos",
+    batch: int = 64,
+    request: RunRequest | None = None,
+) -> int:
     """A run of that many new images, its listing complete; returns its number."""
-    run = open_run(db, RunRequest(source=source, model="m", model_version=1, content_hash="a" * 64), holder="test/1")
+    plain = RunRequest(source=source, model="m", model_version=1, content_hash="a" * 64)
+    run = open_run(db, request or plain, holder="test/1")
     listed = [ListedImage(uri=f"{source}/{index:03}.jpg", fingerprint="10-1") for index in range(images)]
     batches = [listed[start : start + batch] for start in range(0, images, batch)]
     cursor = listed[-1].uri

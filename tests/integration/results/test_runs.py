@@ -131,6 +131,98 @@ def test_run_that_is_still_being_cancelled_is_not_proved(db: Database) -> None:
     assert verify_run(db, run_id).gaps == ()
 
 
+def begin_until(db: Database, clock: Clock, seconds: float = 60) -> int:
+    """A run of six images in three batches, with a deadline."""
+    return record(db, images=6, batch=2, request=replace(REQUEST, deadline=clock.seconds + seconds))
+
+
+def test_run_that_is_out_of_time_stops(db: Database, clock: Clock) -> None:
+    run_id = begin_until(db, clock)
+    close_runs(db)
+    assert find_runs(db, run_id)[0].status is RunStatus.RUNNING
+    clock.pass_by(60)
+
+    close_runs(db)
+
+    (run,) = find_runs(db, run_id)
+    assert (run.status, run.out_of_time, run.cancelled) == (RunStatus.CANCELLED, True, 6)
+    assert (run.finished_at, due(db), verify_run(db, run_id).gaps) == (clock.seconds, [], ())
+    assert begin(db, "test/1") == run_id + 1
+
+
+def test_batch_at_hand_may_end_after_the_deadline(db: Database, clock: Clock) -> None:
+    run_id = begin_until(db, clock, seconds=10)
+    held = claim(db)
+    clock.pass_by(10)
+    close_runs(db)
+    assert find_runs(db, run_id)[0].finished_at is None
+    assert "out of time, and its last batches still end" in str(verify_run(db, run_id).gaps)
+
+    ledger.extend(db, held, lease_seconds=45)
+    ledger.finish(db, held, answers(held), [])
+    close_runs(db)
+
+    (run,) = find_runs(db, run_id)
+    assert (run.finished_at, run.classified, run.cancelled) == (clock.seconds, 2, 4)
+    assert verify_run(db, run_id).gaps == ()
+
+
+def test_batch_of_a_dead_worker_does_not_hold_up_the_deadline(db: Database, clock: Clock) -> None:
+    run_id = begin_until(db, clock, seconds=10)
+    held = claim(db)
+    clock.pass_by(60)
+
+    close_runs(db)
+
+    assert find_runs(db, run_id)[0].cancelled == 6
+    with pytest.raises(ledger.LeaseLost):
+        ledger.finish(db, held, answers(held), [])
+
+
+def test_person_who_cancels_waits_for_no_batch(db: Database, clock: Clock) -> None:
+    run_id = begin_until(db, clock, seconds=10)
+    claim(db)
+    clock.pass_by(10)
+    close_runs(db)
+
+    assert cancel_run(db, run_id)
+
+    (run,) = find_runs(db, run_id)
+    assert (run.cancelled, run.out_of_time) == (6, False)
+
+
+def test_run_that_is_complete_at_its_deadline_is_completed(db: Database, clock: Clock) -> None:
+    run_id = begin_until(db, clock)
+    for batch in (1, 2, 3):
+        held = claim(db, batch)
+        ledger.finish(db, held, answers(held), [])
+    clock.pass_by(60)
+
+    close_runs(db)
+
+    assert find_runs(db, run_id)[0].status is RunStatus.COMPLETED
+
+
+def test_listing_stops_at_the_deadline(db: Database, clock: Clock) -> None:
+    run_id = begin(db, request=replace(REQUEST, deadline=clock.seconds + 60))
+    clock.pass_by(60)
+    close_runs(db)
+
+    with pytest.raises(ListingTaken):
+        record_chunk(db, run_id, cursor=None, chunk=Chunk(cursor="file:///photos/a", batches=[], skipped=1))
+    assert verify_run(db, run_id).gaps == ()
+
+
+def test_run_that_is_gone_on_with_has_the_new_deadline(db: Database, clock: Clock) -> None:
+    run_id = begin(db, request=replace(REQUEST, deadline=clock.seconds + 60))
+    begin(db, request=replace(REQUEST, deadline=clock.seconds + 90))
+    clock.pass_by(60)
+
+    close_runs(db)
+
+    assert find_runs(db, run_id)[0].status is RunStatus.LISTING
+
+
 def test_worker_of_a_cancelled_run_writes_nothing(db: Database) -> None:
     run_id = record(db, images=2)
     held = claim(db)
