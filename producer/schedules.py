@@ -7,7 +7,6 @@ run ended. Everything may be done twice, by any number of producers: what is don
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from typing import Self
 
 import structlog
@@ -24,16 +23,16 @@ from models.pretrained import DEFAULT_MODEL
 from models.registry import open_registry
 from producer import cron
 from producer.changes import Change
+from producer.deadline import next_time
 from producer.list_source import Listing, check_not_empty, record_listing, source_listing
 from producer.sources import open_source
-from producer.start_run import SourceBusy, holder, make_request, start_run
-from results.runs import Guard, hold_run, let_go_of_run
+from producer.start_run import SourceBusy, guard_of, holder, make_request, start_run
+from results.runs import find_time, hold_run, let_go_of_run
 from results.schedules import (
     ClaimedSlot,
     EndedSlot,
     Slot,
     claim_slot,
-    current_time,
     end_slot,
     end_slots,
     find_waiting,
@@ -65,7 +64,7 @@ def look_at_schedules(db: Database, app: Celery, settings: Settings) -> None:
     dispatch(db, app, settings)  # It closes runs, too.
     for ended in end_slots(db):
         _tell("slot_ended", ended)
-    now = current_time(db)
+    now = find_time(db)
     for schedule in settings.schedule:
         _record_due(db, settings, schedule, now)
     waiting = find_waiting(db, [schedule.name for schedule in settings.schedule])
@@ -148,8 +147,9 @@ def _see_to(
     claimed: ClaimedSlot,
     is_stopping: Callable[[], bool],
 ) -> None:
-    deadline = _deadline(schedule, slot, settings)
-    if deadline is not None and current_time(db) >= deadline:
+    # The first after the slot, however late it is begun.
+    deadline = None if schedule.until is None else next_time(schedule.until, slot.due_at, settings.zone)
+    if deadline is not None and find_time(db) >= deadline:
         if claimed.run_id is None:
             _end(db, slot, SlotStatus.SKIPPED, f"missed: its time ended at {schedule.until}")
         return  # Its run ends by itself.
@@ -157,8 +157,8 @@ def _see_to(
         source = open_source(schedule.source, schedule.include, schedule.exclude, access=settings.bucket_access)
         check_not_empty(source)
         version = open_registry(settings).find(schedule.model or DEFAULT_MODEL)
-        request = make_request(source, version, top_k=settings.top_k)
-        request = replace(request, guard=_guard(schedule, settings), deadline=deadline)
+        guard = guard_of(settings, schedule.max_failures)
+        request = make_request(source, version, top_k=settings.top_k, guard=guard, deadline=deadline)
         opened = start_run(db, request, on_wait=lambda held: log.info("source_held", run_id=held.run_id))
         tender.take_over(opened.run_id)
         listing = source_listing(db, source, model_version_id=opened.model_version_id, everything=False)
@@ -222,23 +222,6 @@ def _until(listing: Listing, is_stopping: Callable[[], bool]) -> Listing:
             yield change
 
     return list_after
-
-
-def _deadline(schedule: Schedule, slot: Slot, settings: Settings) -> float | None:
-    """The first `until` after the slot, however late it is begun."""
-    if schedule.until is None:
-        return None
-    hour, _, minute = schedule.until.partition(":")
-    return cron.following(f"{minute} {hour} * * *", slot.due_at, settings.zone)
-
-
-def _guard(schedule: Schedule, settings: Settings) -> Guard:
-    return Guard(
-        max_failures=schedule.max_failures,
-        max_shrink=settings.guard_max_shrink,
-        max_label_shift=settings.guard_max_label_shift,
-        max_confidence_drop=settings.guard_max_confidence_drop,
-    )
 
 
 def _end(db: Database, slot: Slot, status: SlotStatus, message: str) -> None:

@@ -42,11 +42,6 @@ class EndedSlot:
     message: str | None
 
 
-def current_time(db: Database) -> float:
-    """Seconds since 1970 by the database's clock."""
-    return float(db.read(lambda connection: connection.execute(sa.select(db.now)).scalar_one()))
-
-
 def latest_slot(db: Database, schedule: str) -> Slot | None:
     """The latest slot of a schedule that is recorded."""
     statement = sa.select(sa.func.max(slots.c.due_at)).where(slots.c.schedule == schedule)
@@ -169,7 +164,7 @@ def end_slots(db: Database) -> list[EndedSlot]:
 def _waits_for_verdict() -> sa.ColumnElement[bool]:
     """A staged run that has come to its end is published or held back a moment later."""
     by_hand = sa.and_(runs.c.status == RunStatus.CANCELLED, ~runs.c.out_of_time)
-    is_open = sa.and_(runs.c.published_at.is_(None), runs.c.held_back.is_(None))
+    is_open = sa.and_(*(runs.c[name].is_(None) for name in ("published_at", "held_back", "dropped_at")))
     return sa.and_(runs.c.staged, runs.c.status != RunStatus.FAILED, is_open, ~by_hand)
 
 
@@ -180,6 +175,8 @@ def _end_of(run: sa.Row[Any]) -> tuple[SlotStatus, str | None]:
         return SlotStatus.FAILED, f"run {run.id} was cancelled"
     if run.held_back is not None and run.published_at is None:
         return SlotStatus.FAILED, run.held_back
+    if run.dropped_at is not None:
+        return SlotStatus.FAILED, f"run {run.id} was dropped, as a later one is published"
     return SlotStatus.DONE, None
 
 

@@ -61,14 +61,13 @@ class Mill:
             run_slot(self.db, self.app, self.settings, Slot(**fields), is_stopping=is_stopping)  # type: ignore[arg-type]
 
     def classify(self) -> None:
-        """Workers classify whatever there is, and their reconcilers close the runs."""
+        """Workers classify whatever there is, and their reconcilers close and publish the runs."""
         open_batches = sa.select(batches.c.id).where(batches.c.status != "done")
         for batch_id in self.db.read(lambda connection: connection.scalars(open_batches).all()):
             held = ledger.claim(self.db, batch_id, owner="w/1", lease_seconds=45)
             if held is not None:
                 ledger.finish(self.db, held, answers(held), [])
         dispatch(self.db, self.app, self.settings)
-        publish_finished(self.db)
 
     def rows(self) -> list[tuple[str, int | None, str | None]]:
         """What became of the slots since the schedule was first seen."""
@@ -79,13 +78,6 @@ class Mill:
     def runs(self, *columns: str) -> list[tuple[object, ...]]:
         query = sa.select(*(runs.c[name] for name in columns)).order_by(runs.c.id)
         return [tuple(row) for row in self.db.read(lambda connection: connection.execute(query).all())]
-
-
-def publish_finished(db: Database) -> None:
-    """What the guard's verdict does, where none is passed."""
-    is_judged = sa.or_(runs.c.published_at.is_not(None), runs.c.held_back.is_not(None))
-    change = runs.update().where(runs.c.finished_at.is_not(None), ~is_judged).values(published_at=runs.c.finished_at)
-    db.write(lambda connection: connection.execute(change))
 
 
 def of(settings: Settings, **terms: object) -> Settings:

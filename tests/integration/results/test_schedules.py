@@ -12,7 +12,6 @@ from results.schedules import (
     ClaimedSlot,
     Slot,
     claim_slot,
-    current_time,
     end_slot,
     end_slots,
     find_waiting,
@@ -174,6 +173,11 @@ def test_slots_of_another_schedule_do_not_matter(db: Database) -> None:
             "done",
             None,
         ),
+        (
+            {"status": RunStatus.COMPLETED, "finished_at": 1, "staged": True, "dropped_at": 1},
+            "failed",
+            "run 1 was dropped, as a later one is published",
+        ),
         # The verdict is still to come.
         ({"status": RunStatus.COMPLETED, "finished_at": 1, "staged": True}, "running", None),
         (
@@ -238,7 +242,3 @@ def test_slot_that_is_skipped_is_run_by_nobody(db: Database) -> None:
 
     assert not skip_slot(db, SLOT, "again")
     assert (find_waiting(db, ["nightly"]), claim_slot(db, SLOT, ONE)) == ([], None)
-
-
-def test_time_is_the_databases(db: Database, clock: Clock) -> None:
-    assert current_time(db) == clock.seconds
