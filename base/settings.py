@@ -5,6 +5,7 @@ A variable outranks a line of tagmill.toml, and that the default. A secret may s
 
 import difflib
 import hashlib
+import json
 import os
 import re
 import tomllib
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, Valid
 
 from base.buckets import BucketAccess
 from base.errors import SetupError
+from base.schedules import Schedule, parse_schedules
 
 #: The variable that names the file; `--config` sets it.
 CONFIG_VARIABLE = "TAGMILL_CONFIG"
@@ -105,6 +107,10 @@ class Settings(BaseModel):
 
     top_k: PositiveInt = Field(5, le=1000, description="Labels that are kept for each image.")
 
+    schedule: tuple[Schedule, ...] = Field(
+        (),
+        description="Tables `[[schedule]]`, which `tagmill producer` works off; in the variable a JSON list of them.",
+    )
     timezone: str | None = Field(
         None, description="Of schedules and `--until`, such as `Europe/Zurich`. Without it: the machine's own."
     )
@@ -220,7 +226,8 @@ class Settings(BaseModel):
             value = getattr(self, name)
             plain = value.get_secret_value() if isinstance(value, SecretStr) else value
             variables[variable(name)] = "" if plain is None else str(plain)
-        return variables
+        schedules = [one.model_dump(mode="json") for one in self.schedule]
+        return variables | {variable("schedule"): json.dumps(schedules)}
 
 
 def without_secrets(address: str) -> str:
@@ -337,6 +344,10 @@ def _take(written: Mapping[str, Any], place: _Place) -> dict[str, _Given]:
 
 def _give(key: str, value: Any, place: _Place) -> _Given:
     spelt = place.spell(key)
+    if key == "schedule":
+        folder, where = (Path.cwd(), "") if place.file is None else (place.file.parent, f" in {place}")
+        schedules = parse_schedules(value, spelt=spelt, where=where, folder=folder)
+        return _Given(schedules, spelt, spelt if place.file is None else str(place))
     meant = value if place.file is None else _beside(place.file.parent, key, value)
     if key in SECRET_FILES:
         return _Given(str(meant), spelt, f"{meant}, which {spelt} names in {place}", is_secret_file=True)

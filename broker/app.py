@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kombu import Connection
 
 QUEUE = "tagmill.classify"
+RUNS_QUEUE = "tagmill.runs"  # What producers work off.
 
 
 def redis_of(connection: "Connection") -> "redis.Redis":

@@ -106,7 +106,8 @@ def sql(
 ) -> None:
     """Ask the database one question in SQL; it cannot change anything.
 
-    The views are current_labels, predictions_top_k, run_summary, failures_by_image, image_columns and current_products.
+    The views are current_labels, predictions_top_k, run_summary, failures_by_image, image_columns, current_products and
+    schedule_slots.
 
     Example: tagmill sql "SELECT label, count(*) AS images FROM current_labels GROUP BY label ORDER BY images DESC"
     """

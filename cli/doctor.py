@@ -64,6 +64,7 @@ def _checks(settings: Settings) -> dict[str, Check]:
     from broker.check import examine_broker, examine_embedded
     from models.check import check_active_version, check_default_model
     from models.registry import open_registry
+    from producer.check import check_schedules
     from results.check import active_versions, check_database, check_reader
     from worker.check import check_disk, check_versions
     from worker.local import cores
@@ -86,6 +87,7 @@ def _checks(settings: Settings) -> dict[str, Check]:
         "model": lambda: check_default_model(open_registry(settings), is_named=settings.models_url is not None),
         "active models": check_active_versions,
         "disk": lambda: check_disk(settings),
+        "schedules": lambda: check_schedules(settings),
     }
 
 
@@ -135,6 +137,8 @@ def show(value: object) -> str:
     """A setting for anybody's eyes."""
     if value is None:
         return ""
+    if isinstance(value, tuple):  # Schedules.
+        return ", ".join(one.name for one in value)
     if not isinstance(value, SecretStr):
         return without_secrets(str(value).lower() if isinstance(value, bool) else str(value))
     text = value.get_secret_value()

@@ -15,7 +15,22 @@ import typer
 
 from base.errors import AppError
 from base.settings import CONFIG_VARIABLE
-from cli import answers, cancel, db, doctor, evaluate, models, plan, predict, publish, run, status, train, worker
+from cli import (
+    answers,
+    cancel,
+    db,
+    doctor,
+    evaluate,
+    models,
+    plan,
+    predict,
+    producer,
+    publish,
+    run,
+    status,
+    train,
+    worker,
+)
 from cli.output import silence_stdout
 
 app = typer.Typer(
@@ -57,6 +72,8 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 app.command("worker")(worker.worker)
+app.command("producer")(producer.producer)
+app.command("beat")(producer.beat)
 app.add_typer(db.app, name="db")
 app.command("doctor")(doctor.doctor)
 

@@ -1,12 +1,11 @@
 """`tagmill worker`: one worker, in the foreground."""
 
-import os
 from typing import Annotated
 
 import typer
 
 from base.errors import SetupError
-from base.settings import load_settings
+from base.settings import Settings, load_settings
 
 
 def worker(
@@ -18,23 +17,33 @@ def worker(
 
     Example: TAGMILL_BROKER_URL=redis://:PASSWORD@broker.example/0 tagmill worker --processes 4
     """
-    from broker.app import make_app
-    from broker.check import check_broker
+    from broker.processes import become, process_variables
     from results.schema import open_database
-    from worker.local import CODE_FOLDER, celery_command, cores, worker_variables
+    from worker.local import command_line, cores
     from worker.reconciler import worker_id
 
     settings = load_settings()
-    if settings.broker_url is None:
-        raise SetupError(
-            "TAGMILL_BROKER_URL is not set. Name the Redis or Valkey that 'tagmill run' sends to; "
-            "without one, 'tagmill run' starts workers of its own."
-        )
-    broker_url = settings.broker_url.get_secret_value()
+    broker_url = check_configured_broker(
+        settings, "that 'tagmill run' sends to; without one, 'tagmill run' starts workers of its own"
+    )
     open_database(settings).close()
+    become(command_line(processes or cores(), f"worker@{worker_id()}"), process_variables(settings, broker_url))
+
+
+def check_configured_broker(settings: Settings, which: str) -> str:
+    """The address of the broker that the settings name.
+
+    Args:
+        which: one it is, and what there is without it.
+
+    Raises:
+        SetupError: they name none, or it does not answer.
+    """
+    from broker.app import make_app
+    from broker.check import check_broker
+
+    if settings.broker_url is None:
+        raise SetupError(f"TAGMILL_BROKER_URL is not set. Name the Redis or Valkey {which}.")
+    broker_url = settings.broker_url.get_secret_value()
     check_broker(make_app(broker_url))
-    os.environ.update(worker_variables(settings, broker_url))
-    command = celery_command(processes or cores(), f"worker@{worker_id()}")
-    os.chdir(CODE_FOLDER)
-    # Celery takes this process's place, so that signals reach it and nothing stands between it and its manager.
-    os.execv(command[0], command)
+    return broker_url

@@ -40,7 +40,7 @@ def as_markdown() -> str:
 
 def _row(name: str, field: FieldInfo) -> str:
     keys = [name, *(key for key, secret in SECRET_FILES.items() if secret == name)]
-    default = "" if field.default is None else f"`{field.default}`"
+    default = "" if field.default in (None, ()) else f"`{field.default}`"
     cells = [
         " or ".join(f"`{key}`" for key in keys),
         " or ".join(f"`{variable(key)}`" for key in keys),

@@ -24,6 +24,10 @@ _LOOK_SECONDS = 0.5
 _RENEW_SECONDS = 2.0
 
 
+class SourceBusy(SetupError):
+    """Another command is running the source."""
+
+
 @functools.cache
 def holder() -> str:
     """What this command holds its runs as: `host/process#space-token`.
@@ -92,7 +96,7 @@ def start_run(db: Database, request: RunRequest, *, on_wait: Callable[[SourceHel
         on_wait: called once, before that.
 
     Raises:
-        SetupError: the source is being run; the message names that run.
+        SourceBusy: the source is being run; the message names that run.
         ModelError: the database knows the model version with other contents.
     """
     settle_runs(db)  # What an earlier command left to be published counts as known.
@@ -108,7 +112,7 @@ def start_run(db: Database, request: RunRequest, *, on_wait: Callable[[SourceHel
                 first = held
                 on_wait(held)
             elif held.held_until != first.held_until:
-                raise SetupError(
+                raise SourceBusy(
                     f"{request.source} is being run: run {held.run_id}, by {held.command}. Wait until it has ended "
                     f"('tagmill status {held.run_id}'), or stop it with 'tagmill cancel {held.run_id}'."
                 ) from held

@@ -277,7 +277,7 @@ def find_twins(db: Database, held: Claim, content_hashes: Collection[bytes]) -> 
     Returns:
         Content hash to (label, confidence), the most confident first; hashes that are new are left out.
     """
-    statements = [] if held.staged and held.everything else [_published_twins(held, content_hashes)]
+    statements = [_published_twins(held, content_hashes)]
     if held.staged:
         statements.append(_staged_twins(held, content_hashes))
     twins: dict[bytes, list[tuple[str, float]]] = {}

@@ -333,4 +333,5 @@ VIEWS = (
     "failures_by_image",
     "image_columns",
     "current_products",
+    "schedule_slots",
 )

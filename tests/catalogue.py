@@ -11,6 +11,7 @@ from results.tables import (
     BatchStatus,
     ItemStatus,
     RunStatus,
+    SlotStatus,
     batches,
     images,
     items,
@@ -18,6 +19,7 @@ from results.tables import (
     model_versions,
     predictions,
     runs,
+    slots,
 )
 
 Labels = Sequence[tuple[str, float]]
@@ -73,6 +75,7 @@ def fill(db: Database, *, now: float) -> None:
         image_ids: dict[str, int] = {}
         for run_id, run in enumerate(_runs(now), 1):
             _write(connection, run_id, run, image_ids)
+        _write_slots(connection, now)
         for name in ("bags/D400/front.jpg", "bags/E500/front.jpg"):
             _change(connection, image_ids[_PHOTOS + name], gone_at=_at("2024-11-21 09:00"))
         _change(connection, image_ids[_PHOTOS + "shoes/A100/back.jpg"], fingerprint="changed")
@@ -207,6 +210,17 @@ def _write(connection: sa.Connection, run_id: int, run: _Run, image_ids: dict[st
             needs_review = name in run.unsure
             _write_labels(connection, run.answers[name], run.model_version_id, item, needs_review=needs_review)
         connection.execute(items.insert().values(item))
+
+
+def _write_slots(connection: sa.Connection, now: float) -> None:
+    """Two nights of the studio: one that was held back, and one that is still going."""
+    minute = int(now) // 60 * 60
+    of = [
+        (minute - 25 * 3600, SlotStatus.FAILED, 5, "1 of 2 images failed"),
+        (minute - 3600, SlotStatus.RUNNING, 6, None),
+    ]
+    names = ("due_at", "status", "run_id", "message")
+    connection.execute(slots.insert(), [{"schedule": "nightly"} | dict(zip(names, one, strict=True)) for one in of])
 
 
 def _image(connection: sa.Connection, uri: str, image_ids: dict[str, int]) -> int:

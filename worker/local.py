@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import uuid
 from pathlib import Path
@@ -15,8 +14,9 @@ import structlog
 from base.errors import FailureReason, SetupError
 from base.settings import Settings
 from broker.app import QUEUE
+from broker.processes import CODE_FOLDER, process_variables, worker_command
 from results import ledger
-from results.session import Database, database_url
+from results.session import Database
 from worker.reconciler import KEEPS_DYING_EXIT_CODE, worker_environment
 
 log = structlog.get_logger()
@@ -25,54 +25,20 @@ log = structlog.get_logger()
 _DEATHS_BEFORE_GIVING_UP = 3
 _STOP_SECONDS = 30.0
 
-#: Where a worker is started: Celery looks for its app in the current folder first, and another may have such names too.
-CODE_FOLDER = Path(__file__).absolute().parents[1]
-
 
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def celery_command(processes: int, name: str) -> list[str]:
+def command_line(processes: int, name: str) -> list[str]:
     """The command line of a worker.
 
     Args:
         processes: how many images are worked on at once; one per core is best.
         name: unique among the workers of a broker.
     """
-    # -P: a folder named `worker` where the user happens to be is not ours.
-    # Root's warning is about messages that could be code; ours are JSON and nothing else.
-    quiet = "ignore:You're running the worker with superuser"
-    command = [sys.executable, "-P", "-W", quiet, "-m", "celery", "--quiet", "--app", "worker.tasks:app", "worker"]
-    command += [
-        "--pool",
-        "prefork",
-        "--concurrency",
-        str(processes),
-        "--queues",
-        QUEUE,
-        "--hostname",
-        name,
-        "--loglevel",
-        "WARNING",
-    ]
-    command += ["--without-mingle", "--without-gossip", "--without-heartbeat"]
-    return command
-
-
-def worker_variables(settings: Settings, broker_url: str) -> dict[str, str]:
-    """What a worker needs in its environment, where it runs in CODE_FOLDER: every setting, with paths made absolute."""
-    variables = settings.variables() | {
-        "TAGMILL_HOME": str(settings.home_path),
-        "TAGMILL_DATABASE_URL": database_url(settings).render_as_string(hide_password=False),
-        "TAGMILL_MODELS_URL": settings.models_address,
-        "TAGMILL_BROKER_URL": broker_url,
-    }
-    # Threads that fetch from buckets would reserve 64 MB each, of which an image's memory limit leaves no room.
-    variables["MALLOC_ARENA_MAX"] = "2"
-    # One thread for each process: they share the cores already.
-    return variables | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return worker_command("worker.tasks:app", QUEUE, processes, name)
 
 
 class LocalWorker:
@@ -90,7 +56,7 @@ class LocalWorker:
         self._identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         # What its processes leave behind when they are killed, as they are at the end of a run, goes with this folder.
         self._scratch = tempfile.TemporaryDirectory(prefix="tagmill-")
-        self._environment = os.environ | worker_variables(settings, broker_url) | worker_environment(self._identity)
+        self._environment = os.environ | process_variables(settings, broker_url) | worker_environment(self._identity)
         self._environment["TMPDIR"] = self._scratch.name
         self._claims = 0
         self._deaths = 0
@@ -144,7 +110,7 @@ class LocalWorker:
     def _start(self) -> "subprocess.Popen[bytes]":
         with open(self._log_path, "ab") as log_file:
             return subprocess.Popen(
-                celery_command(self._processes, f"run@{self._identity}"),
+                command_line(self._processes, f"run@{self._identity}"),
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=log_file,

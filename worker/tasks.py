@@ -19,6 +19,7 @@ from base.logs import configure_logs
 from base.settings import Settings, load_settings
 from broker.app import QUEUE, make_app
 from broker.messages import CLASSIFY_BATCH, BatchMessage
+from broker.reconnect import Reconnector
 from results import ledger
 from results.runs import fail_run
 from results.schema import open_database
@@ -26,7 +27,6 @@ from results.session import Database
 from worker.classify import classify
 from worker.heartbeat import Heartbeat
 from worker.reconciler import Reconciler, worker_id
-from worker.reconnect import Reconnector
 
 if TYPE_CHECKING:
     from models.classifier import Classifier

@@ -83,7 +83,10 @@ def compose(
         with psycopg.connect(address, autocommit=True) as connection:  # As the image does at its first start.
             connection.execute(f'CREATE DATABASE "{user["POSTGRES_DB"]}"')
         port = address.rpartition(":")[2].partition("/")[0]
+        config = container.parent / f"{container.name}.toml"
+        config.write_text(f'[[schedule]]\nname = "yearly"\ncron = "0 0 1 1 *"\nsource = "{photos}"\n')
         places = {
+            "/etc/tagmill.toml": str(config),
             "@postgres:5432/": f"@127.0.0.1:{port}/",
             "@redis:6379/": f"@127.0.0.1:{redis_port}/",
             "/models": str(pretrained_registry.root),
@@ -112,20 +115,23 @@ def redis_server(service: dict[str, Any], folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def workers(compose: Compose) -> Iterator[None]:
-    """As many as the file says; SIGTERM ends each within its time."""
-    service = compose.services["worker"]
-    started = [compose.start("worker") for _ in range(int(service["scale"]))]
+def running(compose: Compose, *names: str) -> Iterator[None]:
+    """Services that run until they are stopped, as many of each as the file says; SIGTERM ends each within its time."""
+    services = [compose.services[name] for name in names for _ in range(int(compose.services[name].get("scale", 1)))]
+    started = [compose.start(service["command"][0]) for service in services]
     try:
         yield
-        for worker in started:
-            worker.terminate()
-        ends = [worker.communicate(timeout=seconds(service["stop_grace_period"])) for worker in started]
-        assert [worker.returncode for worker in started] == [0, 0], ends
+        for process in started:
+            process.terminate()
+        ends = [
+            process.communicate(timeout=seconds(service.get("stop_grace_period", "10s")))
+            for process, service in zip(started, services, strict=True)
+        ]
+        assert [process.returncode for process in started] == [0] * len(started), ends
     finally:
-        for worker in started:
-            worker.kill()
-            worker.wait()
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def test_job_goes_through_every_service(compose: Compose) -> None:
@@ -133,17 +139,30 @@ def test_job_goes_through_every_service(compose: Compose) -> None:
     assert "as before" in compose.run("migrate")
     assert "efficientnet_lite0:1 is in" in compose.run("models")
 
-    with workers(compose):
-        summary = compose.run("producer")
+    with running(compose, "worker"):
+        summary = compose.run("tagmill")
 
     assert "classified         20" in summary
-    compose.run("producer", "verify")
+    compose.run("tagmill", "verify")
     with psycopg.connect(compose.address("TAGMILL_DATABASE_URL")) as connection:
         rows = connection.execute("SELECT image_uri, model, model_version FROM current_labels ORDER BY 1").fetchall()
     photos = sorted(Path(compose.places["/photos"]).iterdir())
     assert rows == [(photo.as_uri(), "efficientnet_lite0", 1) for photo in photos]
     # In a container this would be the root file system, which cannot be written.
     assert list(compose.folder.iterdir()) == []
+
+
+def test_schedules_are_looked_at(compose: Compose) -> None:
+    compose.run("migrate")
+
+    def seen() -> list[tuple[str, ...]]:
+        with psycopg.connect(compose.address("TAGMILL_DATABASE_URL")) as connection:
+            return connection.execute("SELECT schedule, status FROM schedule_slots").fetchall()
+
+    with running(compose, "producer", "beat"):
+        wait_until(seen, seconds=PATIENCE_SECONDS)
+
+    assert seen() == [("yearly", "skipped")]
 
 
 def test_redis_keeps_messages_for_those_with_the_password(compose: Compose) -> None:

@@ -20,13 +20,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from base.settings import settings_with_origins
-from broker.app import QUEUE
+from broker.app import QUEUE, RUNS_QUEUE
 from cli.main import app
 from models.registry import Registry
 from tests.acceptance.conftest import PATIENCE_SECONDS
 from tests.compose import read_services
 from tests.documents import DOCUMENTS, ROOT, Block, blocks, inline_code, tables
-from tests.processes import wait_until
 from tests.samples import make_dataset, make_jpeg
 from tests.servers import Valkey, valkey_server
 
@@ -53,6 +52,8 @@ PROGRAMS = {
     ),
     *("sqlite3", "psql", "createdb", "createuser", "pg_dump", "pg_restore", "redis-cli", "valkey-cli", "LLEN"),
 }
+#: Commands that run until they are stopped.
+PARTS = ("worker", "producer", "beat")
 #: Those that are run here.
 RUN = {"tagmill", "cat", "umask"}
 #: Commands that are not run here, and why.
@@ -72,6 +73,7 @@ NOT_RUN = {
     "pg_dump": "PostgreSQL's own; which way it is called is left to the reader",
     "sqlite3 tagmill.db \"VACUUM INTO 'copy.db'\"": "test_documented_copy_of_sqlite_is_complete runs its statement",
     "LLEN tagmill.classify": "test_documented_queue_is_the_one_of_the_broker compares the name",
+    "LLEN tagmill.runs": "the same",
     "tagmill demo": "the address that docs/decisions.md decides against",
 }
 #: Fenced blocks that hold no commands for a shell: drawings, and what other tests take.
@@ -99,18 +101,19 @@ class Sandbox:
             (r"redis://(:\S*)?@broker\.example(:6379)?/0\b", self.broker.url),
             (r"/mnt/photos\b", str(self.folder / "photos")),
             (r"/mnt/models\b", str(self.models)),
-            (r"\btagmill cancel 7\b", "tagmill cancel 2"),  # Of the two runs that there are, the one to be cancelled.
+            (r"\btagmill cancel 7\b", "tagmill cancel 2"),  # The one that is not finished.
+            (r"\btagmill publish 7\b", "tagmill publish 3"),  # The one that was held back.
             (r"\b(tagmill \w+) 7\b", r"\1 1"),
         ):
             text = re.sub(pattern, lambda match, ours=ours: match.expand(ours), text)
         return text
 
     def start(self, command: str) -> "subprocess.Popen[str]":
-        """Start a command of a shell, which the command itself takes the place of where it is a worker."""
+        """Start a command of a shell, which the command itself takes the place of where it is one of PARTS."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
         scripts = str(Path(sys.executable).parent)  # Where the console script is.
         return subprocess.Popen(
-            ["sh", "-c", command.replace("tagmill worker", "exec tagmill worker")],
+            ["sh", "-c", re.sub(rf"tagmill ({'|'.join(PARTS)})\b", r"exec tagmill \1", command)],
             cwd=self.folder,
             env=kept
             | {"HOME": str(self.folder), "TAGMILL_MODELS_URL": str(self.models)}
@@ -128,15 +131,14 @@ class Sandbox:
         assert process.returncode == 0, f"{command!r} ended with {process.returncode}:\n{out}\n{err}"
 
     @contextmanager
-    def worker(self, command: str) -> Iterator[None]:
-        """Start a worker, see that it waits for messages, and stop it as a service manager does."""
+    def part(self, command: str) -> Iterator[None]:
+        """Start a part of the system, wait until it says that it is ready, and stop it as a service manager does."""
         process = self.start(command)
+        assert process.stderr is not None
         try:
-            with self.broker.client() as client:
-                wait_until(
-                    lambda: process.poll() is not None or any(one["cmd"] == "brpop" for one in client.client_list()),
-                    seconds=PATIENCE_SECONDS,
-                )
+            for line in process.stderr:
+                if "_ready" in line:
+                    break
             yield
         finally:
             process.terminate()
@@ -167,7 +169,7 @@ def sandbox(
         shutil.copytree(pretrained_registry.workspace, folder / "models")
         box = Sandbox(folder, folder / "models", broker, database, reader)
         box.run("tagmill run ~/Pictures")
-        _add_unfinished_run(folder / "tagmill-data" / "tagmill.db")
+        _add_other_runs(folder / "tagmill-data" / "tagmill.db")
         make_dataset(folder / "furniture", 6)
         make_dataset(folder / "more-furniture", 2, first=500)
         for seed in (0, 1):
@@ -201,12 +203,17 @@ def documented_roles(postgres: str) -> Iterator[tuple[str, str]]:
                 connection.execute(f"DROP {name}".encode())
 
 
-def _add_unfinished_run(path: Path) -> None:
-    """What an interrupted command leaves, without interrupting one."""
+def _add_other_runs(path: Path) -> None:
+    """What an interrupted command leaves, without interrupting one, and what a night that went wrong does."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
             "INSERT INTO runs (source, include, model_version_id, status, started_at) "
             "SELECT 'file:///elsewhere', include, model_version_id, 'listing', started_at FROM runs"
+        )
+        connection.execute(
+            "INSERT INTO runs (source, include, model_version_id, status, started_at, finished_at, staged, held_back) "
+            "SELECT 'file:///spoilt', include, model_version_id, 'completed', started_at, started_at, true, 'empty' "
+            "FROM runs WHERE id = 1"
         )
 
 
@@ -281,7 +288,7 @@ def _is_covered_by_compose(verb: str, words: list[str]) -> bool:
         assert len(named) == 1 or find_command(named[1:]), f"no command {named[1:]}"
     if verb in ("run", "exec"):
         named = named[:1]
-    return verb in ("build", "down", "exec", "run", "stop", "up") and set(named) <= set(services)
+    return verb in ("build", "down", "exec", "restart", "run", "stop", "up") and set(named) <= set(services)
 
 
 def _words(command: str) -> list[str]:
@@ -312,8 +319,8 @@ def test_commands_of_a_block_run_in_order(sandbox: Sandbox, block: Block) -> Non
             command = exports + sandbox.here(line)
             if line.startswith("export "):
                 exports += f"{sandbox.here(line)}; "
-            elif "tagmill worker" in line:
-                stack.enter_context(sandbox.worker(command))
+            elif re.search(rf"tagmill ({'|'.join(PARTS)})\b", line):
+                stack.enter_context(sandbox.part(command))
             elif _words(sandbox.here(line))[0] in RUN:
                 sandbox.run(command)
             else:
@@ -328,8 +335,8 @@ def test_example_of_a_command_runs(sandbox: Sandbox, name: str) -> None:
     for example in found:
         command = sandbox.here(example)
         assert f"tagmill {name}" in example
-        if name == "worker":
-            with sandbox.worker(command):
+        if name in PARTS:
+            with sandbox.part(command):
                 continue
         sandbox.run(command)
 
@@ -398,9 +405,9 @@ def test_documented_settings_file_is_read(block: Block, tmp_path: Path, monkeypa
 
     _, origins = settings_with_origins()
 
-    assert sum(origin != "default" for origin in origins.values()) == len(
-        re.findall(r"^\w+ =", block.text, re.MULTILINE)
-    )
+    above, schedules, _ = block.text.partition("[[schedule]]")
+    written = len(re.findall(r"^\w+ =", above, re.MULTILINE)) + bool(schedules)
+    assert sum(origin != "default" for origin in origins.values()) == written
 
 
 def test_reasons_for_not_running_are_still_needed() -> None:
@@ -421,4 +428,4 @@ def test_documented_copy_of_sqlite_is_complete(sandbox: Sandbox, tmp_path: Path)
 
 
 def test_documented_queue_is_the_one_of_the_broker() -> None:
-    assert {code for _, code in INLINE if code.startswith("LLEN")} == {f"LLEN {QUEUE}"}
+    assert {code for _, code in INLINE if code.startswith("LLEN")} == {f"LLEN {QUEUE}", f"LLEN {RUNS_QUEUE}"}

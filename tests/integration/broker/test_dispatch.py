@@ -28,14 +28,14 @@ def app(valkey: Valkey) -> Celery:
     return make_app(valkey.url)
 
 
-def queued(valkey: Valkey) -> int:
+def queued(valkey: Valkey, name: str = QUEUE) -> int:
     with valkey.client() as client:
-        return int(client.llen(QUEUE))  # type: ignore[arg-type]
+        return int(client.llen(name))  # type: ignore[arg-type]
 
 
-def received(app: Celery) -> list[tuple[str, dict[str, int]]]:
+def received(app: Celery, name: str = QUEUE) -> list[tuple[str, dict[str, int]]]:
     """Take every message, as a worker would: its task and its fields."""
-    with app.connection_for_read() as connection, connection.SimpleQueue(QUEUE) as queue:
+    with app.connection_for_read() as connection, connection.SimpleQueue(name) as queue:
         messages = []
         while True:
             try:

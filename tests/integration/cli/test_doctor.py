@@ -148,6 +148,12 @@ def test_file_of_the_option_is_read(doctor: Doctor, tmp_path: Path) -> None:
 # Versions
 
 
+def test_schedule_that_cannot_be_run_is_a_fault(on_valkey: Doctor) -> None:
+    on_valkey.set(schedule=json.dumps([{"name": "nightly", "cron": "0 2 * * *", "source": "/nowhere"}]))
+
+    assert "'nightly': no folder '/nowhere'" in on_valkey.the_fault("schedules")
+
+
 def test_pillow_that_is_too_old_is_a_fault(doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "site" / "pillow-12.9.0.dist-info").mkdir(parents=True)
     (tmp_path / "site" / "pillow-12.9.0.dist-info" / "METADATA").write_text("Name: pillow\nVersion: 12.9.0\n")

@@ -12,7 +12,7 @@ from base.settings import Settings
 from results.reader import grant_reader
 from results.schema import upgrade
 from results.session import Database, parse_database_url
-from results.tables import VIEWS, RunStatus
+from results.tables import VIEWS, RunStatus, SlotStatus
 from tests.catalogue import fill
 from tests.conftest import new_database
 from tests.documents import DOCUMENTS, ROOT, Block, blocks, inline_code, tables
@@ -271,6 +271,12 @@ def test_every_status_of_a_run_is_documented() -> None:
     (row,) = [row for row in tables(_SQL, "run_summary")[0] if row[0] == "`status`"]
 
     assert set(inline_code(row[2])) == {str(status) for status in RunStatus}
+
+
+def test_every_status_of_a_slot_is_documented() -> None:
+    (row,) = [row for row in tables(_SQL, "schedule_slots")[0] if row[0] == "`status`"]
+
+    assert set(inline_code(row[2])) == {str(status) for status in SlotStatus}
 
 
 def _type(documented: str, server: str) -> str:

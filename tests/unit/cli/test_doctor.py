@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from base.errors import SetupError
 from base.findings import Finding, FindingStatus, clock_finding, fault_of, ok
+from base.schedules import Schedule
 from cli.doctor import ask_all, show
 
 
@@ -88,3 +89,10 @@ def test_next_step_of_an_error_is_how_to_mend_it(text: str, found: str, mend: st
     finding = fault_of("model", SetupError(text))
 
     assert (finding.found, finding.mend) == (found, mend)
+
+
+def test_schedules_are_shown_by_name() -> None:
+    assert (
+        show((Schedule(name="one", cron="* * * * *", source="/a"), Schedule(name="two", cron="* * * * *", source="/b")))
+        == "one, two"
+    )

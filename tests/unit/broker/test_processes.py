@@ -1,16 +1,17 @@
-"""A worker that is started elsewhere has the settings of the command that starts it."""
+"""A part that is started elsewhere has the settings of the command that starts it."""
 
 import os
 from pathlib import Path
 
 import pytest
 
+from base.schedules import Schedule
 from base.settings import Settings, load_settings
-from worker.local import worker_variables
+from broker.processes import process_variables
 
 
 def restarted(monkeypatch: pytest.MonkeyPatch, folder: Path, variables: dict[str, str]) -> Settings:
-    """The settings as a worker reads them, in a folder that has a tagmill.toml of its own."""
+    """The settings as it reads them, in a folder that has a tagmill.toml of its own."""
     (folder / "tagmill.toml").write_text("top_k = 99\n")
     monkeypatch.chdir(folder)
     for name, value in variables.items():
@@ -25,7 +26,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def test_worker_has_every_setting_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_part_has_every_setting_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = Settings(
         home=tmp_path / "home",
         database_url="postgresql+psycopg://u:p%40ss@h/n",
@@ -45,10 +46,11 @@ def test_worker_has_every_setting_of_the_command(tmp_path: Path, monkeypatch: py
         max_image_pixels=10,
         memory_bytes=2**27,
         top_k=3,
+        schedule=(Schedule(name="nightly", cron="0 2 * * *", source="/photos", until="06:00", include=("*.jpg",)),),
         timezone="Europe/Zurich",
-        guard_max_shrink=0.5,
-        guard_max_label_shift=0.25,
-        guard_max_confidence_drop=0.75,
+        guard_max_shrink=0.3,
+        guard_max_label_shift=0.4,
+        guard_max_confidence_drop=0.5,
         json_logs=True,
     )
     defaults = Settings()
@@ -56,15 +58,15 @@ def test_worker_has_every_setting_of_the_command(tmp_path: Path, monkeypatch: py
         "give it a value here"
     )
 
-    assert restarted(monkeypatch, tmp_path, worker_variables(given, "redis://:pass@h/0")) == given
+    assert restarted(monkeypatch, tmp_path, process_variables(given, "redis://:pass@h/0")) == given
 
 
-def test_worker_reads_no_file_of_the_command_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_part_reads_no_file_of_the_command_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "other.toml").write_text("top_k = 3\n")
     (tmp_path / "secret").write_text(f"sqlite:///{tmp_path}/named.db\n")
     monkeypatch.setenv("TAGMILL_CONFIG", str(tmp_path / "other.toml"))
     monkeypatch.setenv("TAGMILL_DATABASE_URL_FILE", str(tmp_path / "secret"))
-    variables = worker_variables(load_settings(), "redis://h/0")
+    variables = process_variables(load_settings(), "redis://h/0")
     (tmp_path / "other.toml").unlink()
     (tmp_path / "secret").unlink()
 
