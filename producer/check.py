@@ -24,7 +24,14 @@ def check_schedules(settings: Settings) -> Iterator[Finding]:
         )
     for schedule in settings.schedule:
         try:
-            open_source(schedule.source, schedule.include, schedule.exclude, access=settings.bucket_access)
+            open_source(
+                schedule.source,
+                schedule.include,
+                schedule.exclude,
+                access=settings.bucket_access,
+                column=schedule.column,
+                key=schedule.key,
+            )
             open_registry(settings).find(schedule.model or DEFAULT_MODEL)
         except AppError as error:
             found = fault_of("schedules", error)
