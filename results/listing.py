@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from base.fingerprints import UNKNOWN
+from base.fingerprints import MISSING, UNKNOWN
 from results.session import Database
 from results.tables import (
     BatchStatus,
@@ -26,6 +26,8 @@ from results.tables import (
 )
 
 _KNOWN_PER_QUERY = 5000
+# Written out and not as parameters: only so do databases see that the partial index `ix_images_fingerprint` answers it.
+_HAS_BYTES = sa.text(f"images.fingerprint NOT IN ('{MISSING}', '{UNKNOWN}')")
 
 
 class ListingTaken(Exception):
@@ -187,6 +189,7 @@ def find_answered(db: Database, model_version_id: int, fingerprints: Collection[
         .select_from(answers)
         .where(
             images.c.fingerprint.in_(fingerprints),
+            _HAS_BYTES,
             predictions.c.fingerprint == images.c.fingerprint,
             predictions.c.model_version_id == model_version_id,
             predictions.c.rank == 1,

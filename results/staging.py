@@ -12,9 +12,10 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.dialects import postgresql, sqlite
 
-from base.errors import SetupError
+from base.errors import FailureReason, SetupError
+from base.fingerprints import UNKNOWN
 from results.guard import Listed, Shown, check_answers, check_listing
-from results.queries import of_source
+from results.queries import in_source
 from results.runs import Guard, close_runs, listing_key
 from results.session import Database
 from results.tables import (
@@ -169,7 +170,7 @@ def _shown(connection: sa.Connection, run: sa.Row[Any]) -> Shown:
     view = sa.table("current_labels", *map(sa.column, ("label", "confidence", "image_uri", "model")))
     statement = (
         sa.select(view.c.label, sa.func.count().label("images"), sa.func.sum(view.c.confidence).label("confidence"))
-        .where(of_source(view.c.image_uri, run.source), view.c.model == run.model)
+        .where(in_source(connection, view.c.image_uri, run.source), view.c.model == run.model)
         .group_by(view.c.label)
     )
     rows = connection.execute(statement).all()
@@ -229,6 +230,12 @@ def _publish_images(connection: sa.Connection, run: sa.Row[Any]) -> None:
             items.c.run_id == run.id,
             items.c.status.in_(_LOOKED_AT),
             images.c.fingerprint.is_distinct_from(items.c.fingerprint),
+            # Where a site was down nobody knows which bytes there are, and the image keeps the answer that it has.
+            sa.or_(
+                images.c.fingerprint.is_(None),
+                items.c.fingerprint != UNKNOWN,
+                items.c.reason.is_distinct_from(FailureReason.STORAGE_ERROR),
+            ),
             ~seen_later,
         )
         .values(fingerprint=items.c.fingerprint)

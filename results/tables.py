@@ -176,7 +176,13 @@ images = Table(
     Column("fingerprint", Text),
     Column("gone_at", Double),  # When a listing no longer found it.
     Index("uq_images_uri", "uri", unique=True),
-    Index("ix_images_fingerprint", "fingerprint"),
+    # Not for the views, and so with a condition: images without bytes share a fingerprint by the thousand.
+    Index(
+        "ix_images_fingerprint",
+        "fingerprint",
+        sqlite_where=text("fingerprint NOT IN ('missing', 'unknown')"),
+        postgresql_where=text("fingerprint NOT IN ('missing', 'unknown')"),
+    ),
 )
 
 manifest_rows = Table(

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from base.errors import FailureReason, SetupError
+from base.fingerprints import UNKNOWN
 from producer.batching import cut
 from producer.changes import compare
 from producer.sources import Found
@@ -19,7 +20,7 @@ from results.queries import RunProgress, count_failures, find_runs, verify_run
 from results.runs import Guard, RunRequest, cancel_run, close_runs, open_run
 from results.session import Database
 from results.staging import publish_run, settle_runs, was_published
-from results.tables import RunStatus, images, predictions, runs, staged_images, staged_predictions
+from results.tables import RunStatus, images, manifest_rows, predictions, runs, staged_images, staged_predictions
 from tests.clock import Clock
 
 PLAIN = RunRequest(source="file:///p", model="m", model_version=1, content_hash="a" * 64)
@@ -33,7 +34,7 @@ Look = str | FailureReason
 class File:
     """An image of a source, and what comes of looking at it."""
 
-    content: int = 1  #: another number, other bytes
+    content: int = 1  #: another number, other bytes; 0: nobody tells which
     look: Look = "cat"  #: its label, or why it has none
     confidence: float = 0.9
     labels: int = 2  #: kept
@@ -47,10 +48,11 @@ def folder(number: int, file: File = File()) -> dict[str, File]:
 def open_night(db: Database, files: Mapping[str, File], request: RunRequest = STAGED) -> int:
     """A run that has listed all of them in batches of four, and classified none."""
     run = open_run(db, request, holder="test/1")
-    first, end = f"{request.source}/", f"{request.source}0"
+    first, end = f"{PLAIN.source}/", f"{PLAIN.source}0"
     known = find_known(db, model_version_id=run.model_version_id, first=first, end=end, after=None)
     listing = [
-        Found(uri=first + name, fingerprint=f"10-{file.content}", size_bytes=10) for name, file in sorted(files.items())
+        Found(uri=first + name, fingerprint=f"10-{file.content}" if file.content else UNKNOWN, size_bytes=10)
+        for name, file in sorted(files.items())
     ]
     cursor = None
     for chunk in cut(compare(listing, known, lambda uri: True, everything=request.everything), 4):
@@ -186,6 +188,28 @@ def test_black_images_are_held_back(db: Database, published: dict[str, File]) ->
         "labels shift by 100 % of 20 images, and 20 % may ('cat': 20 before, 0 after; 'hole': 0 before, 20 after); "
         "mean confidence falls from 0.90 to 0.20, and 0.1 may be lost"
     )
+    assert dump(db) == before
+
+
+def test_black_images_of_a_manifest_are_held_back(db: Database) -> None:
+    files, request = folder(10), replace(STAGED, source="file:///catalogue.csv")
+    night(db, files, request)
+    named = sa.select(sa.literal(request.source), images.c.id, sa.literal(""), sa.literal({}, sa.JSON()))
+    row = manifest_rows.insert().from_select(["source", "image_id", "key", "columns"], named)
+    db.write(lambda connection: connection.execute(row))
+
+    run = night(db, folder(10, File(content=2, look="black")), request)
+
+    assert "labels shift" in (run.held_back or "")
+    assert labels(db) == dict.fromkeys(files, "cat")
+
+
+def test_site_that_was_down_takes_no_answers_away(db: Database, published: dict[str, File]) -> None:
+    before = dump(db)
+
+    run = night(db, published | {"000.jpg": File(content=0, look=FailureReason.STORAGE_ERROR)})
+
+    assert (run.publication, run.failed) == ("published", 1)
     assert dump(db) == before
 
 
