@@ -1,14 +1,18 @@
 """One of every odd kind of file among good images: each ends as its kind does, and nobody else notices."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
 from tests.acceptance.conftest import Tagmill
+from tests.acceptance.test_poison import SABOTAGE
 from tests.acceptance.test_run import make_many
-from tests.corpus.check import End, check, faults
-from tests.corpus.odd_files import CLASSIFIED, KINDS, NOT_LISTED, PASSED_OVER, Kind, make_odd_files
+from tests.corpus.check import check, faults
+from tests.corpus.odd_files import CLASSIFIED, KINDS, NOT_LISTED, PASSED_OVER, make_odd_files
 from tests.documents import ROOT
+from tests.samples import make_jpeg
 
 GOOD = 90
 
@@ -40,13 +44,22 @@ def test_odd_files_end_as_their_kinds_do_and_good_images_do_not_notice(tagmill: 
 
     facts = tagmill.run(good, "--workers", "1", "--all")
 
-    ends = ends_below(tagmill, good / "odd")
+    rows = tagmill.sql(
+        "SELECT image_uri, reason AS ending, NULL AS label, NULL AS confidence FROM failures_by_image "
+        f"WHERE attempts = 1 UNION ALL SELECT image_uri, '{CLASSIFIED}', label, confidence FROM current_labels"
+    )
+    ends = {name_below(good / "odd", row): row["ending"] for row in rows if "/odd/" in row["image_uri"]}
+    others = {
+        name_below(good, row): (row["label"], float(row["confidence"]))
+        for row in rows
+        if "/odd/" not in row["image_uri"]
+    }
     listed = {name: kind for name, kind in kinds.items() if not {PASSED_OVER, NOT_LISTED} & set(kind.ends)}
     assert ends.keys() == listed.keys()
     assert {name: end for name, end in ends.items() if end not in listed[name].ends} == {}
     assert facts["classified"] + facts["failed"] == GOOD + len(listed)
     assert tagmill.status()["passed_over"] == sum(kind.ends == (PASSED_OVER,) for kind in kinds.values())
-    assert {name: answer for name, answer in tagmill.rows().items() if name in alone} == alone
+    assert others == alone
     assert len(os.listdir(processes)) == 1  # None had to take another's place.
     tagmill("verify")
 
@@ -61,27 +74,35 @@ def sabotage(tagmill: Tagmill, folder: Path) -> Path:
     return tagmill.folder / "processes"
 
 
-def ends_below(tagmill: Tagmill, folder: Path) -> dict[str, str]:
-    """The end of each image by its name below the folder; nothing was tried twice."""
-    rows = tagmill.sql("SELECT image_uri, reason AS ending FROM failures_by_image WHERE attempts = 1")
-    rows += tagmill.sql(f"SELECT image_uri, '{CLASSIFIED}' AS ending FROM current_labels")
-    prefix = folder.as_uri() + "/"
-    return {
-        unquote(row["image_uri"].removeprefix(prefix), errors="surrogateescape"): row["ending"]
-        for row in rows
-        if row["image_uri"].startswith(prefix)
-    }
-
-
-def checked(folder: Path, *names: str) -> tuple[list[End], dict[str, Kind]]:
-    kinds = {kind.name: kind for kind in KINDS if kind.name in names}
-    for kind in kinds.values():
-        kind.make(folder / kind.name)
-    return list(check(folder, kinds)), kinds
+def name_below(folder: Path, row: dict[str, str]) -> str:
+    return unquote(row["image_uri"].removeprefix(folder.as_uri() + "/"), errors="surrogateescape")
 
 
 def test_largest_images_stay_within_the_memory_of_a_worker(tmp_path: Path) -> None:
-    ends, kinds = checked(tmp_path, "largest-transparent.png", "largest-cmyk.jpg", "largest.jpg", "1x1.png")
+    names = ("largest-transparent.png", "largest.webp")
+    kinds = {kind.name: kind for kind in KINDS if kind.name in names}
+    for kind in kinds.values():
+        kind.make(tmp_path / kind.name)
 
+    ends = list(check(tmp_path, kinds))
+
+    assert sorted(end.name for end in ends) == sorted(names)
     assert faults(ends, kinds) == []
-    assert min(end.peak_bytes for end in ends) < 2**27  # What one needed is given back before the next.
+
+
+def test_corpus_tells_of_a_file_that_ends_its_process(tmp_path: Path) -> None:
+    photos = make_many(tmp_path / "photos", 3)
+    (photos / "0001-venom.jpg").write_bytes(make_jpeg())
+    (tmp_path / "sabotage").mkdir()
+    (tmp_path / "sabotage" / "sitecustomize.py").write_text(SABOTAGE.format(deed="os._exit(3)").replace("spawn", ""))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.corpus", photos],
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "sabotage")},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+    assert (done.returncode, done.stderr) == (1, "'0001-venom.jpg': died (exit code 3: ); expected: any reason\n")
+    assert "       3  classified" in done.stdout

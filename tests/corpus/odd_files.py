@@ -245,8 +245,7 @@ for _name, _make, *_ends in (
     ("largest.jpg", _one_colour("L", "JPEG", progressive=True), CLASSIFIED),
     ("largest.tif", _one_colour("CMYK", "TIFF", **_DEFLATE), CLASSIFIED),
     ("largest-float.tif", _one_colour("F", "TIFF", **_DEFLATE), CLASSIFIED),
-    # Each of these needs more than the limit lets it have: eight bytes for each pixel.
-    ("largest.webp", _one_colour("RGB", "WEBP", lossless=True, quality=0, method=0), TOO_LARGE),
+    # It needs more than the limit lets it have: four coefficients of two bytes for each pixel.
     ("largest-cmyk.jpg", _one_colour("CMYK", "JPEG", progressive=True), TOO_LARGE),
 ):
     content(_name, *_ends, large=True)(_make)
@@ -257,6 +256,15 @@ content("largest-colours.jpg", CLASSIFIED, large=True, peak_bytes=700 * 2**20)(
 content("largest-strip.tif", CLASSIFIED, TOO_LARGE, large=True, peak_bytes=800 * 2**20)(
     _one_colour("RGB", "TIFF", strip_size=2**31 - 1, **_DEFLATE)
 )
+
+
+@content("largest.webp", TOO_LARGE)
+def webp_that_needs_more_than_the_limit() -> bytes:
+    """34 bytes, for which the decoder wants two canvases of 400 MB."""
+    webp = bytearray(encode(make_image(64, 64), "WEBP", lossless=True))
+    bits = int.from_bytes(webp[21:25], "little") & ~0xFFFFFFF
+    webp[21:25] = (bits | (_SIDE - 1) << 14 | (_SIDE - 1)).to_bytes(4, "little")
+    return bytes(webp)
 
 
 def _rows(bytes_per_pixel: int) -> bytes:
