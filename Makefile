@@ -51,7 +51,7 @@ coverage: install ## Run every test and show the branches that none of them took
 	.venv/bin/python -m coverage combine --quiet
 	.venv/bin/python -m coverage report
 
-corpus: install ## Check that odd files end as they should: ours and N= mutations of SEED=, or those of the folder DIR=
+corpus: install ## Look at odd and damaged files as a worker does: our own, with N= mutations, or those of a folder DIR=
 	@.venv/bin/python -m tests.corpus $(if $(DIR),"$(DIR)",--mutations $(or $(N),2000) --seed $(or $(SEED),0))
 
 bench-listing: install ## Measure listings of 10,000, 100,000 and 1,000,000 keys; takes some minutes and 3 GB of disk

@@ -180,7 +180,7 @@ def _to_small_rgb(image: Image.Image, needed: int) -> Image.Image:
 
     Otherwise an image and what it is converted to would be in memory together, whole: twice 400 MB and more.
     """
-    if image.mode == "RGB" or image.width * image.height <= _WHOLE_PIXELS:
+    if _is_plain(image) or image.width * image.height <= _WHOLE_PIXELS:
         return to_rgb(image)
     factor = max(1, min(image.size) // needed)
     if image.mode in ("I", "F"):  # What is white is found in all of its values.
@@ -195,7 +195,7 @@ def _to_small_rgb(image: Image.Image, needed: int) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode by the rules at the top of this file."""
-    if image.mode == "RGB" and "transparency" not in image.info:
+    if _is_plain(image):
         return image
     if image.mode.startswith("I;16"):
         return _grey((np.asarray(image) >> 8).astype(np.uint8))
@@ -204,6 +204,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _over_white(image)
     return image.convert("RGB")
+
+
+def _is_plain(image: Image.Image) -> bool:
+    return image.mode == "RGB" and "transparency" not in image.info
 
 
 def _grey(values: np.ndarray) -> Image.Image:

@@ -14,8 +14,6 @@ from tests.corpus.odd_files import CLASSIFIED, KINDS, NOT_LISTED, PASSED_OVER, m
 from tests.documents import ROOT
 from tests.samples import make_jpeg
 
-GOOD = 90
-
 # When a process of a worker opens the first of the odd files, all have been listed, and some of them change.
 MEANWHILE = """
 import os, sys
@@ -34,32 +32,28 @@ if "spawn" in "".join(sys.orig_argv):
 """
 
 
-def test_odd_files_end_as_their_kinds_do_and_good_images_do_not_notice(tagmill: Tagmill, tmp_path: Path) -> None:
-    good = make_many(tmp_path / "mixed", GOOD)
-    tagmill.run(good)
-    alone = tagmill.rows()
-    assert len(alone) == GOOD
-    kinds, _ = make_odd_files(good / "odd", large=False)
-    processes = sabotage(tagmill, good / "odd")
+def test_odd_files_end_as_their_kinds_do_and_good_images_do_not_notice(
+    tagmill: Tagmill, finished: Tagmill, photos: Path
+) -> None:
+    odd = photos / "odd"
+    kinds, _ = make_odd_files(odd, large=False)
+    processes = sabotage(tagmill, odd)
 
-    facts = tagmill.run(good, "--workers", "1", "--all")
+    facts = tagmill.run(photos, "--workers", "1")
 
     rows = tagmill.sql(
         "SELECT image_uri, reason AS ending, NULL AS label, NULL AS confidence FROM failures_by_image "
         f"WHERE attempts = 1 UNION ALL SELECT image_uri, '{CLASSIFIED}', label, confidence FROM current_labels"
     )
-    ends = {name_below(good / "odd", row): row["ending"] for row in rows if "/odd/" in row["image_uri"]}
-    others = {
-        name_below(good, row): (row["label"], float(row["confidence"]))
-        for row in rows
-        if "/odd/" not in row["image_uri"]
-    }
+    ends = {name_below(odd, row): row["ending"] for row in rows if "/odd/" in row["image_uri"]}
+    alone = finished.rows()
+    good = {name_below(photos, row): (row["label"], row["confidence"]) for row in rows}
     listed = {name: kind for name, kind in kinds.items() if not {PASSED_OVER, NOT_LISTED} & set(kind.ends)}
     assert ends.keys() == listed.keys()
     assert {name: end for name, end in ends.items() if end not in listed[name].ends} == {}
-    assert facts["classified"] + facts["failed"] == GOOD + len(listed)
+    assert facts["classified"] + facts["failed"] == len(alone) + len(listed)
     assert tagmill.status()["passed_over"] == sum(kind.ends == (PASSED_OVER,) for kind in kinds.values())
-    assert others == alone
+    assert {name: (label, float(confidence)) for name, (label, confidence) in good.items() if name in alone} == alone
     assert len(os.listdir(processes)) == 1  # None had to take another's place.
     tagmill("verify")
 
