@@ -536,7 +536,7 @@ def _item_values(
 def _note_bytes(connection: sa.Connection, answers: Sequence[Answer], failures: Sequence[Failure]) -> None:
     """Remember which bytes an image had, also where they could not be classified: an older answer is not theirs.
 
-    Where a site was down, nobody knows which bytes there are, and the image keeps the answer that it has.
+    Where a host was down, nobody knows which bytes there are, and the image keeps the answer that it has.
     """
     statement = (
         images.update()

@@ -150,7 +150,7 @@ def find_elsewhere(db: Database, manifest: str, image_ids: Sequence[int]) -> set
 
 def find_failed(db: Database, run_id: int, *, model_version_id: int, after: str | None) -> Iterator[KnownImage]:
     """The images that failed in a run and are still there, in URI order, after `after`."""
-    # Of a site that was down nobody knows whether the answer that the image kept is still that of its bytes.
+    # Of a host that was down nobody knows whether the answer that the image kept is still that of its bytes.
     was_seen = items.c.fingerprint != UNKNOWN
     failed = _known(model_version_id, where=was_seen).join(items, items.c.image_id == images.c.id)
     failed = failed.where(items.c.run_id == run_id, items.c.status == ItemStatus.FAILED, images.c.gone_at.is_(None))
