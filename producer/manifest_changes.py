@@ -96,13 +96,16 @@ def _compare_page(
     delisted = {image.uri for image in no_longer if image.gone or image.image_id in elsewhere}
     changes = compare(
         [entry.found for entry in page if entry.found is not None],
-        [replace(image, gone=image.gone and image.uri not in delisted) for image in known],
+        [replace(image, gone=False) if image.uri in delisted else image for image in known],
         lambda uri: True,
         everything=everything,
     )
     for change in changes:
-        kind = Kind.DELISTED if change.kind is Kind.GONE and change.uri in delisted else change.kind
-        yield replace(change, kind=kind, rows=_rows_change(entries[change.uri], change.known))
+        rows = _rows_change(entries[change.uri], change.known)
+        if change.uri in delisted:
+            yield replace(change, kind=Kind.DELISTED, rows=rows)
+        else:
+            yield change if rows is None else replace(change, rows=rows)
 
 
 def _rows_change(entry: _Entry, known: KnownImage | None) -> RowsChange | None:
