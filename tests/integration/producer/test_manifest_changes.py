@@ -184,4 +184,4 @@ def test_site_that_is_down_takes_no_answer_away(db: Database, shop: Path) -> Non
 
     assert len(list(list_labels(db, LabelFilter()))) == 1
     (again,) = retry_listing(db, opened.run_id, model_version_id=1)(None)
-    assert (again.kind, again.fingerprint) == (Kind.AGAIN, "1-" + str((shop / "a.jpg").stat().st_mtime_ns))
+    assert (again.kind, again.fingerprint) == (Kind.RETRY, "1-" + str((shop / "a.jpg").stat().st_mtime_ns))
