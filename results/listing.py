@@ -310,25 +310,7 @@ def record_chunk(db: Database, run_id: int, *, cursor: str | None, chunk: Chunk)
         _note_gone(connection, chunk.gone, now, run=run)
         _note_gone(connection, chunk.reappeared, None, run=run)
         image_ids = _image_ids(connection, chunk, run)
-        rows = []
-        for batch in chunk.batches:
-            batch_id = connection.execute(
-                batches.insert()
-                .values(run_id=run_id, status=BatchStatus.PENDING, size=len(batch), priority=batch[0].priority)
-                .returning(batches.c.id)
-            ).scalar_one()
-            rows += [
-                {
-                    "run_id": run_id,
-                    "image_id": image_ids[image.uri],
-                    "batch_id": batch_id,
-                    "fingerprint": image.fingerprint,
-                    "status": ItemStatus.PENDING,
-                }
-                for image in batch
-            ]
-        if rows:
-            connection.execute(items.insert(), rows)
+        _write_batches(connection, run_id, chunk.batches, image_ids)
         if chunk.rows:
             _write_rows(connection, run_id, chunk.rows, image_ids)
 
@@ -358,6 +340,31 @@ def end_listing(db: Database, run_id: int, *, cursor: str | None) -> None:
                 raise ListingTaken(f"run {run_id}")
 
     db.write(work)
+
+
+def _write_batches(
+    connection: sa.Connection, run_id: int, cut: Sequence[Sequence[ListedImage]], image_ids: Mapping[str, int]
+) -> None:
+    """Batches that wait to be sent, and an item without an end for each of their images."""
+    rows = []
+    for batch in cut:
+        batch_id = connection.execute(
+            batches.insert()
+            .values(run_id=run_id, status=BatchStatus.PENDING, size=len(batch), priority=batch[0].priority)
+            .returning(batches.c.id)
+        ).scalar_one()
+        rows += [
+            {
+                "run_id": run_id,
+                "image_id": image_ids[image.uri],
+                "batch_id": batch_id,
+                "fingerprint": image.fingerprint,
+                "status": ItemStatus.PENDING,
+            }
+            for image in batch
+        ]
+    if rows:
+        connection.execute(items.insert(), rows)
 
 
 def _note_gone(connection: sa.Connection, image_ids: Sequence[int], when: float | None, *, run: sa.Row[Any]) -> None:

@@ -205,7 +205,7 @@ def test_black_images_of_a_manifest_are_held_back(db: Database) -> None:
     assert labels(db) == dict.fromkeys(files, "cat")
 
 
-def test_site_that_was_down_takes_no_answers_away(db: Database, published: dict[str, File]) -> None:
+def test_host_that_was_down_takes_no_answers_away(db: Database, published: dict[str, File]) -> None:
     before = dump(db)
 
     run = night(db, published | {"000.jpg": File(content=0, look=FailureReason.STORAGE_ERROR)})
