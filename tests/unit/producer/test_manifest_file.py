@@ -67,6 +67,9 @@ def test_parquet_keeps_types_that_json_has() -> None:
     ]
 
 
+DEEP = "[" * 900 + "]" * 900
+
+
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
@@ -119,7 +122,7 @@ def test_columns_are_the_same_text_in_any_order() -> None:
         ("m.jsonl", '{"url": "a.jpg", "sku": 1}\n{"sku": 2}\n', "m.jsonl, line 2: 'url' is None, and no address"),
         ("m.jsonl", '{"url": "a.jpg", "sku": [1]}\n', "m.jsonl, line 1: 'sku' is '[1]', and no key"),
         ("m.jsonl", '{"url": "a.jpg", "sku": "\\ud800"}\n', "m.jsonl, line 1: there is text that is not UTF-8"),
-        ("m.jsonl", f'{{"url": "a.jpg", "sku": 1, "x": {"[" * 900}}}\n', "m.jsonl, line 1: lists or objects"),
+        ("m.jsonl", f'{{"url": "a.jpg", "sku": 1, "x": {DEEP}}}\n', "m.jsonl, line 1: lists or objects"),
         ("m.parquet", "image,sku\n", "m.parquet cannot be read"),
     ],
 )  # fmt: skip
