@@ -17,7 +17,7 @@ MANIFEST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".txt")
 _GUESSED = ("image", "image_uri", "uri", "url", "path")
 _DELIMITERS = ",;\t"
 _ROWS_PER_GROUP = 5000
-# An index of PostgreSQL takes a key of some 2,700 bytes.
+# In bytes: an index of PostgreSQL takes some 2,700 for a key with the manifest's URI.
 _LONGEST_KEY = 500
 
 T = TypeVar("T")
@@ -87,12 +87,16 @@ def _key(name: str, line: int, column: str, value: Any) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():  # What whole numbers become in a column with holes.
         value = int(value)
-    if not isinstance(value, str | int | Decimal) or isinstance(value, bool) or len(str(value)) > _LONGEST_KEY:
+    if not isinstance(value, str | int | Decimal) or isinstance(value, bool) or _bytes(str(value)) > _LONGEST_KEY:
         raise SourceError(
             f"{_at(name, line)}: {column!r} is {str(value)[:50]!r}, and no key of a product. Write a text of up to "
-            f"{_LONGEST_KEY} characters, or a whole number."
+            f"{_LONGEST_KEY} bytes, or a whole number."
         )
     return str(value)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
 
 
 def _open(file: BinaryIO, name: str) -> tuple[Sequence[str], Iterator[_Record]]:

@@ -113,6 +113,7 @@ def test_columns_are_the_same_text_in_any_order() -> None:
         ("m.csv", "image,sku\na.jpg,1\0\n", "m.csv, line 2: there is text"),
         ("m.csv", "image,sku,sku\n", "there are several columns 'sku' in m.csv"),
         ("m.csv", f"image,sku\na.jpg,{'1' * 501}\n", "m.csv, line 2: 'sku' is '1"),
+        ("m.csv", f"image,sku\na.jpg,{'椅' * 167}\n", "m.csv, line 2: 'sku' is '椅"),
         ("m.csv", "picture,sku\na.jpg,1\n", "the images is not clear; there are 'picture', 'sku'"),
         ("m.csv", "image,url,sku\n", "is not clear; there are 'image', 'url', 'sku'. Name it with --column"),
         ("m.csv", "image\na.jpg\n", "there is no column 'sku' in m.csv; there are 'image'"),
