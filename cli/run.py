@@ -26,7 +26,7 @@ from cli.options import (
     Until,
     Workers,
 )
-from cli.output import PASSED_OVER, facts_table, print_json, progress, say
+from cli.output import PASSED_OVER, facts_table, print_json, progress, quiet_logs, say
 from cli.status import describe, find_run
 from cli.work import Work
 
@@ -254,15 +254,6 @@ def _configured_broker(settings: Settings, workers: int | None) -> "Celery | Non
     if workers is not None:
         say("--workers is of no use here: TAGMILL_BROKER_URL is set, and the workers of that broker do the work")
     return app
-
-
-def quiet_logs(settings: Settings) -> None:
-    """Log what is wrong, and nothing to stdout."""
-    import logging
-
-    from base.logs import configure_logs
-
-    configure_logs(json_lines=settings.json_logs, level=logging.WARNING)
 
 
 def _tell_waiting(held: "SourceHeld") -> None:

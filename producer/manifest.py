@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import groupby
 from operator import attrgetter
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 
 import obstore
@@ -30,8 +30,7 @@ from producer.present import find_present
 from producer.sorting import Row, Sorted
 from producer.sources import Found, Stretch
 
-T = TypeVar("T")
-R = TypeVar("R")
+_Group = tuple[str, tuple[tuple[str, str], ...]]  # The URI of an image, and its rows.
 
 # Asked for at once, and ahead of what is compared.
 _ASKERS, _AHEAD = 16, 64
@@ -113,9 +112,8 @@ class Manifest:
             for uri, rows in groupby(self._sorted.read(after), attrgetter("uri"))
         )
         stopped = threading.Event()
-        look = partial(_look, access=self._access, stopped=stopped)
         try:
-            yield from _ahead(look, groups)
+            yield from _look_ahead(groups, partial(_look, access=self._access, stopped=stopped))
         finally:
             stopped.set()
 
@@ -172,21 +170,25 @@ class Manifest:
         file.seek(0)
 
 
-def _look(group: tuple[str, tuple[tuple[str, str], ...]], *, access: BucketAccess, stopped: threading.Event) -> Found:
+def _look(group: _Group, access: BucketAccess, stopped: threading.Event) -> Found:
     uri, rows = group
     fingerprint, size_bytes = find_present(uri, access, stopped)
     return Found(uri=uri, fingerprint=fingerprint, size_bytes=size_bytes, rows=rows)
 
 
-def _ahead(function: Callable[[T], R], arguments: Iterable[T]) -> Iterator[R]:
-    """Results in the order of the arguments, of which some are worked on at once."""
-    running: deque[Future[R]] = deque()
+def _look_ahead(groups: Iterable[_Group], look: Callable[[_Group], Found]) -> Iterator[Found]:
+    """What is there now, in the order of the groups. Where it is a server that tells, several are asked at once."""
+    running: deque[Future[Found]] = deque()
     pool = ThreadPoolExecutor(_ASKERS, thread_name_prefix="look")
     try:
-        for argument in arguments:
-            running.append(pool.submit(function, argument))
-            if len(running) >= _AHEAD:
+        for group in groups:
+            is_local = group[0].startswith("file://")
+            if not is_local:
+                running.append(pool.submit(look, group))
+            while running and (is_local or len(running) >= _AHEAD):
                 yield running.popleft().result()
+            if is_local:
+                yield look(group)
         while running:
             yield running.popleft().result()
     finally:

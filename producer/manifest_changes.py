@@ -13,7 +13,7 @@ from producer.manifest import Manifest
 from producer.manifest_file import columns_to_json
 from producer.sorting import Row, Sorted
 from producer.sources import Found, PassedOver
-from results.listing import KnownImage, RowsChange, find_cut_short, find_elsewhere, find_known_among, read_rows
+from results.listing import KnownImage, RowsChange, find_elsewhere, find_known_among, find_out_of_time, read_rows
 from results.session import Database
 
 # Looked up at once. Where each image is waited for, as URLs are, a page is not waited for long.
@@ -43,10 +43,10 @@ def manifest_changes(
         after: the last URI that an earlier comparison came to.
         everything: unchanged images need work, too.
     """
-    cut_short = find_cut_short(db, manifest.uri, model_version_id=model_version_id)
+    out_of_time = find_out_of_time(db, manifest.uri, model_version_id=model_version_id)
 
     def find_known(uris: Sequence[str]) -> list[KnownImage]:
-        return find_known_among(db, uris, model_version_id=model_version_id, cut_short=cut_short)
+        return find_known_among(db, uris, model_version_id=model_version_id, out_of_time=out_of_time)
 
     with closing(Sorted()) as stored:
         stored.add(
@@ -96,13 +96,16 @@ def _compare_page(
     delisted = {image.uri for image in no_longer if image.gone or image.image_id in elsewhere}
     changes = compare(
         [entry.found for entry in page if entry.found is not None],
-        [replace(image, gone=image.gone and image.uri not in delisted) for image in known],
+        [replace(image, gone=False) if image.uri in delisted else image for image in known],
         lambda uri: True,
         everything=everything,
     )
     for change in changes:
-        kind = Kind.DELISTED if change.kind is Kind.GONE and change.uri in delisted else change.kind
-        yield replace(change, kind=kind, rows=_rows_change(entries[change.uri], change.known))
+        rows = _rows_change(entries[change.uri], change.known)
+        if change.uri in delisted:
+            yield replace(change, kind=Kind.DELISTED, rows=rows)
+        else:
+            yield change if rows is None else replace(change, rows=rows)
 
 
 def _rows_change(entry: _Entry, known: KnownImage | None) -> RowsChange | None:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from base.errors import ModelError, TransientError
+from results.guard import Guard
 from results.session import Database
 from results.tables import BatchStatus, ItemStatus, RunStatus, batches, items, model_versions, runs
 
@@ -36,16 +37,6 @@ class SourceHeld(Exception):
         self.holder = holder
         self.command = holder.partition("#")[0]  #: as a person knows it, `host/process`
         self.held_until = held_until
-
-
-@dataclass(frozen=True, kw_only=True)
-class Guard:
-    """What has to hold before a staged run is published."""
-
-    max_failures: str | None = None  #: a number, or a share of the listed with `%`; None: as many as fail
-    max_shrink: float = 0.2  #: share by which fewer images may be listed than by the last published run of the source
-    max_label_shift: float = 0.2  #: share of the images that may have changed from some labels to others, net
-    max_confidence_drop: float = 0.1  #: of the mean confidence
 
 
 @dataclass(frozen=True, kw_only=True)

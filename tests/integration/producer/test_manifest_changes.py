@@ -183,7 +183,7 @@ def test_labels_are_those_of_the_images_that_it_names(db: Database, shop: Path) 
     assert [row[0][-5:] for row in list_labels(db, LabelFilter(source=source.uri))] == ["a.jpg", "b.jpg"]
 
 
-def test_site_that_is_down_takes_no_answer_away(db: Database, shop: Path) -> None:
+def test_host_that_is_down_takes_no_answer_away(db: Database, shop: Path) -> None:
     """Nobody has seen other bytes; a retry looks again all the same."""
     source = manifest(shop, "a.jpg,1,10")
     night(db, source)
@@ -202,4 +202,4 @@ def test_site_that_is_down_takes_no_answer_away(db: Database, shop: Path) -> Non
 
     assert len(list(list_labels(db, LabelFilter()))) == 1
     (again,) = retry_listing(db, opened.run_id, model_version_id=1)(None)
-    assert (again.kind, again.fingerprint) == (Kind.AGAIN, "1-" + str((shop / "a.jpg").stat().st_mtime_ns))
+    assert (again.kind, again.fingerprint) == (Kind.RETRY, "1-" + str((shop / "a.jpg").stat().st_mtime_ns))
