@@ -198,7 +198,7 @@ class Bucket:
         if not self._place.prefix:
             return None
         try:
-            head = ask_store(lambda: obstore.head(self._open(), self._place.prefix), f"{self.uri} cannot be listed")
+            head = ask_store(lambda: obstore.head(self._open(), self._place.prefix), f"{self.uri} cannot be looked at")
         except errors():
             return None
         return self._found(head)
