@@ -1,8 +1,10 @@
 """A manifest's nights, on both databases: what is known, gone, and written of its rows."""
 
+import random
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from string import ascii_letters
 
 import pytest
 import sqlalchemy as sa
@@ -86,6 +88,22 @@ def test_first_night_keeps_every_row(db: Database, shop: Path) -> None:
 
     assert kinds == {"a.jpg": Kind.NEW, "b.jpg": Kind.NEW}
     assert rows(db) == [("a.jpg", "1", "10"), ("b.jpg", "1", "11"), ("b.jpg", "2", "20")]
+
+
+def test_longest_names_and_keys_fit(db: Database, shop: Path) -> None:
+    chance = random.Random(1)  # What repeats itself would be compressed in an index.
+    folder = shop
+    while len(str(folder)) < 1700:
+        folder /= "".join(chance.choices(ascii_letters, k=200))
+    folder.mkdir(parents=True)
+    keys = [
+        "".join(chance.choices(ascii_letters, k=500)),
+        "".join(chr(chance.randrange(0x4E00, 0x9FFF)) for _ in "x" * 166),
+    ]
+
+    night(db, manifest(folder, *(f"{shop}/a.jpg,{key},1" for key in keys)))
+
+    assert {key for _, key, _ in rows(db)} == set(keys)
 
 
 def test_unchanged_night_writes_no_row(db: Database, shop: Path) -> None:
