@@ -11,6 +11,7 @@ from base.settings import Settings
 from models.pretrained import DEFAULT_MODEL
 from models.registry import open_registry
 from producer import cron
+from producer.list_source import check_not_empty
 from producer.sources import open_source
 
 
@@ -24,7 +25,7 @@ def check_schedules(settings: Settings) -> Iterator[Finding]:
         )
     for schedule in settings.schedule:
         try:
-            open_source(
+            source = open_source(
                 schedule.source,
                 schedule.include,
                 schedule.exclude,
@@ -32,6 +33,7 @@ def check_schedules(settings: Settings) -> Iterator[Finding]:
                 column=schedule.column,
                 key=schedule.key,
             )
+            check_not_empty(source)
             open_registry(settings).find(schedule.model or DEFAULT_MODEL)
         except AppError as error:
             found = fault_of("schedules", error)
