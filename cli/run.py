@@ -126,16 +126,7 @@ def retry(
     if failed.finished_at is None and first.retry_of is not None:  # Itself a retry, to be gone on with.
         failed = find_run(db, first.retry_of)
         first = find_request(db, failed.run_id)
-    if failed.finished_at is None:
-        raise SetupError(
-            f"run {failed.run_id} is not finished. 'tagmill run' with its source goes on with it; "
-            f"'tagmill cancel {failed.run_id}' stops it."
-        )
-    if failed.publication not in (None, "published"):
-        raise SetupError(
-            f"run {failed.run_id} is not published, and the next run of its source looks at all of its images again. "
-            f"'tagmill publish {failed.run_id}' publishes it."
-        )
+    _refuse_unfinished(failed)
     if not failed.failed:
         say(f"run {failed.run_id} has no failed images")
         if json:
@@ -156,6 +147,23 @@ def retry(
         return retry_listing(db, failed.run_id, model_version_id=opened.model_version_id)
 
     _see_to(settings, db, request, listing, app=app, workers=workers, allowed=allowed, json=json)
+
+
+def _refuse_unfinished(run: "RunProgress") -> None:
+    """Refuse to retry a run whose images have no end yet, or no answer that is shown."""
+    if run.finished_at is None:
+        stage = " and --stage" if run.staged else ""
+        raise SetupError(
+            f"run {run.run_id} is not finished. 'tagmill run' with its source{stage} goes on with it; "
+            f"'tagmill cancel {run.run_id}' stops it."
+        )
+    if run.publication not in (None, "published"):
+        is_dropped = run.publication == "dropped" or (run.status == "cancelled" and not run.out_of_time)
+        mend = "Its answers are dropped." if is_dropped else f"'tagmill publish {run.run_id}' publishes it."
+        raise SetupError(
+            f"run {run.run_id} is not published, and the next run of its source looks at all of its images again. "
+            f"{mend}"
+        )
 
 
 def _see_to(

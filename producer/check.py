@@ -9,6 +9,7 @@ from base.findings import Finding, fault_of, ok, warning
 from base.schedules import Schedule
 from base.settings import Settings
 from producer import cron
+from producer.list_source import check_not_empty
 from producer.schedules import open_scheduled
 
 
@@ -22,7 +23,8 @@ def check_schedules(settings: Settings) -> Iterator[Finding]:
         )
     for schedule in settings.schedule:
         try:
-            open_scheduled(settings, schedule)
+            source, _ = open_scheduled(settings, schedule)
+            check_not_empty(source)
         except AppError as error:
             found = fault_of("schedules", error)
             yield Finding(found.check, found.status, f"{schedule.name!r}: {found.found}", found.mend)

@@ -170,3 +170,4 @@ def test_plain_run_beside_a_held_back_one_is_as_ever(tagmill: Tagmill, photos: P
 
     assert (facts["run_id"], facts["classified"], facts["publication"]) == (3, 20, None)
     assert json.loads(tagmill("status", "2", "--json").stdout)["publication"] == "dropped"
+    assert "looks at all of its images again. Its answers are dropped." in tagmill("retry", "2", code=2).stderr
