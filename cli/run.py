@@ -228,6 +228,12 @@ def _judge(run: "RunProgress", allowed: Fraction | float) -> None:
         raise typer.Exit(1)
     if run.publication == "published":
         say(f"run {run.run_id} is published")
+    elif run.publication == "dropped":
+        say(
+            f"run {run.run_id} is dropped, and current_labels is as it was: meanwhile a later run of the same source "
+            "and model was published. The same command begins anew."
+        )
+        raise typer.Exit(1)
     elif run.staged:
         say(f"run {run.run_id} is {run.publication}, and current_labels is as it was: {run.held_back}")
         say(f"'tagmill publish {run.run_id}' publishes it nevertheless")

@@ -43,7 +43,7 @@ def _is_published(run: sa.FromClause) -> sa.ColumnElement[bool]:
 
 
 def _is_superseded() -> sa.ColumnElement[bool]:
-    """Whether a later run of the same source and model has been published, and so has newer answers to all of it."""
+    """Whether a later run of the same source and model has been published, which knows better what is gone."""
     later, version, later_version = runs.alias("later"), model_versions.alias(), model_versions.alias()
     return sa.exists().where(
         later.c.id > runs.c.id,
@@ -273,8 +273,8 @@ def _refuse_unpublishable(db: Database, run_id: int) -> None:
         )
     if run.superseded:
         raise SetupError(
-            f"run {run_id} is superseded: a later run of the same source and model has been published, "
-            "and has newer answers. See 'tagmill status'."
+            f"run {run_id} is superseded: a later run of the same source and model has been published. "
+            "'tagmill run' with its source classifies what that did not reach."
         )
     if run.status == RunStatus.CANCELLED and not run.out_of_time:
         raise SetupError(
