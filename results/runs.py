@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -111,7 +111,9 @@ def open_run(db: Database, request: RunRequest, *, holder: str) -> OpenRun:
         listed = row.listed_at is not None
         status = RunStatus.RUNNING if listed else RunStatus.LISTING
         connection.execute(
-            runs.update().where(runs.c.id == row.id).values(**held, **_terms(request), status=status, error=None)
+            runs.update()
+            .where(runs.c.id == row.id)
+            .values(**held, **_kept_terms(request, row), status=status, error=None)
         )
         return _unfinished_run(row)
 
@@ -273,11 +275,19 @@ def _key(request: RunRequest) -> dict[str, Any]:
 
 
 def _terms(request: RunRequest) -> dict[str, Any]:
-    """What holds for the rest of a run, by whoever went on with it last."""
+    """How a run ends."""
     return {
         "guard": None if request.guard is None else json.dumps(asdict(request.guard)),
         "deadline": request.deadline,
     }
+
+
+def _kept_terms(request: RunRequest, row: sa.Row[Any]) -> dict[str, Any]:
+    """How a run ends that is gone on with: what is not said again stays as it was said."""
+    guard = request.guard
+    if guard is not None and guard.max_failures is None:
+        guard = replace(guard, max_failures=json.loads(row.guard)["max_failures"])
+    return _terms(replace(request, guard=guard, deadline=request.deadline or row.deadline))
 
 
 def _unfinished(request: RunRequest, version_id: Any) -> sa.ColumnElement[bool]:
