@@ -102,7 +102,7 @@ def reason_of(error: Exception) -> str:
     told = _TOLD.search(text)
     if told is not None:  # Google says in the details what it means, and Azure adds lines about the request.
         return f"{told[1]}: {(told[3] or told[2]).partition(chr(10))[0].rstrip('.')}"
-    line = re.sub(r"^Generic \w+ error: (Error performing list request: )?", "", text.partition("\n")[0].rstrip(" ."))
+    line = re.sub(r"^Generic \w+ error: (Error performing list request: )?", "", text.partition("\n")[0].rstrip(" .:"))
     return re.sub(r"\?\S*", "", re.sub(r"://[^/\s]*@", "://***@", line))[:300]
 
 

@@ -51,17 +51,19 @@ class Schedule(BaseModel):
     @field_validator("until")
     @classmethod
     def _check_until(cls, until: str | None) -> str | None:
-        return until and _matching(until, r"([01][0-9]|2[0-3]):[0-5][0-9]", "HH:MM, such as 06:00")
+        return None if until is None else _matching(until, r"([01][0-9]|2[0-3]):[0-5][0-9]", "HH:MM, such as 06:00")
 
     @field_validator("max_failures")
     @classmethod
     def _check_max_failures(cls, most: str | None) -> str | None:
-        return most and _matching(most, r"[0-9]{1,18}|(100|[0-9]{1,2}(\.[0-9]{1,9})?)%", "20, or a share such as 0.5%")
+        share = r"[0-9]{1,18}|(100|[0-9]{1,2}(\.[0-9]{1,9})?)%"
+        return None if most is None else _matching(most, share, "20, or a share such as 0.5%")
 
     @field_validator("model")
     @classmethod
     def _check_model(cls, model: str | None) -> str | None:
-        return model and _matching(model, r"[a-z0-9_-]+(:[1-9][0-9]{0,8})?", "NAME or NAME:VERSION")
+        form = r"[a-z0-9_-]+(:[1-9][0-9]{0,8})?"
+        return None if model is None else _matching(model, form, "NAME or NAME:VERSION")
 
 
 def parse_schedules(value: Any, *, spelt: str, where: str, folder: Path) -> tuple[Schedule, ...]:
@@ -109,6 +111,10 @@ def _first(error: ValidationError) -> str:
         return f"{key} is missing"
     if first["type"] == "extra_forbidden":
         return f"there is no {key} in a schedule; it has {', '.join(Schedule.model_fields)}"
+    # What pydantic calls them is not what a file has.
+    reason = {"tuple_type": 'write a list, such as ["*.jpg"]', "string_type": "write text in quotes"}.get(
+        first["type"], reason
+    )
     return f"{key} {first['input']!r} is not valid: {reason}"
 
 

@@ -16,7 +16,16 @@ from typing import Any, Self, get_args
 from urllib.parse import unquote_to_bytes
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from base.buckets import BucketAccess
 from base.errors import SetupError
@@ -128,6 +137,13 @@ class Settings(BaseModel):
     )
     json_logs: bool = Field(False, description="Logs as JSON, one object a line, instead of columns.")
 
+    @field_validator("timezone")
+    @classmethod
+    def _check_timezone(cls, timezone: str | None) -> str | None:
+        if timezone is not None and timezone not in available_timezones():
+            raise ValueError("it is no time zone; write one such as Europe/Zurich")
+        return timezone
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         # The lease is renewed after a third of it at the latest, and then not until the image at hand is done.
@@ -141,8 +157,6 @@ class Settings(BaseModel):
                 f"TAGMILL_BUCKET_ENDPOINT {without_secrets(self.bucket_endpoint)!r} is no address of a server: write "
                 "https://HOST or http://HOST:PORT; who goes there is told by the variables of its cloud"
             )
-        if self.timezone is not None and self.timezone not in available_timezones():
-            raise ValueError(f"TAGMILL_TIMEZONE={self.timezone!r} is no time zone: write one such as Europe/Zurich")
         try:
             str(self.home.expanduser()).encode()
         except (UnicodeEncodeError, RuntimeError) as error:
@@ -391,10 +405,11 @@ def _read_secret(given: _Given) -> _Given:
 
 def _wrong_value(error: ValidationError, given: Mapping[str, _Given]) -> str:
     first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
-        return f"{first['msg'].removeprefix('Value error, ')}."
+        return f"{reason}."
     name = str(first["loc"][0])
     one = given[name]
     value = "" if name in SECRET_FILES.values() else f"={first['input']!r}"
     where = "" if one.origin == one.key else f" in {one.origin}"
-    return f"{one.key}{value}{where} is not valid: {first['msg']}. Correct it or unset it."
+    return f"{one.key}{value}{where} is not valid: {reason}. Correct it or unset it."

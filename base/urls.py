@@ -44,6 +44,7 @@ _SILENT_TIMES, _SILENT_SECONDS = 3, 60.0
 _PIECE_BYTES = 2**18
 # An index of PostgreSQL takes some 2,700 bytes.
 _LONGEST_E_TAG = 200
+_LONGEST_MESSAGE = 200
 # Asked too early, too late or too often; 501 is no fault of the server's, but says that it cannot answer HEAD.
 _BUSY, _NOT_IMPLEMENTED = (408, 425, 429), 501
 _NOT_PUBLIC = [
@@ -52,6 +53,9 @@ _NOT_PUBLIC = [
         *("192.0.0.0/24", "192.88.99.0/24", "fec0::/10", "3fff::/20"),
         # Those that stand for an address of IPv4, which a gateway of this network would go to: NAT64, 6to4, Teredo.
         *("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"),
+        # A public address that each machine of Azure has its cloud's own services at. Source: "What is IP address
+        # 168.63.129.16?" of Azure's documentation.
+        "168.63.129.16/32",
     )
 ]
 _NEVER = threading.Event()
@@ -100,8 +104,9 @@ def normalise_url(url: str) -> str:
             f"the URL of {place.rpartition('@')[2]!r} holds a user's name or a password, which SQL would show to all. "
             "Leave them out; only what everybody may read can be fetched."
         )
+    host, port = re.fullmatch(r"(.*?)(:\d*)?", place, re.ASCII | re.DOTALL).groups("")  # type: ignore[union-attr]
     try:
-        ascii_place = place.encode("idna").decode()  # It refuses, too, what no name server could be asked for.
+        ascii_place = host.encode("idna").decode() + port  # It refuses what no name server could be asked for, too.
     except UnicodeError:
         ascii_place = ""
     found = _PLACE.fullmatch(ascii_place)
@@ -173,6 +178,8 @@ def _ask_once(method: str, url: str, private: bool, max_bytes: int, deadline: fl
 
 
 def _redirected(url: str, location: str) -> str:
+    # Headers are bytes, which arrive as Latin-1; most servers that do not encode a path mean UTF-8 by them.
+    location = quote(location.encode("latin-1"), safe=_SAFE + "#")
     try:
         target = normalise_url(urljoin(url, location))
     except (SourceError, ValueError) as error:
@@ -203,7 +210,13 @@ def _response(method: str, url: str, private: bool, deadline: float) -> Iterator
     except (OSError, http.client.HTTPException) as error:
         if time.monotonic() >= deadline:
             raise UrlUnanswered("it took too long") from error
-        raise UrlUnanswered(str(error) or type(error).__name__) from error
+        raise UrlUnanswered(_told(error)) from error
+
+
+def _told(error: Exception) -> str:
+    """What is wrong; of what a server sent there may be any bytes in it, and SQL takes no NUL."""
+    text = str(error)[:_LONGEST_MESSAGE].strip() or type(error).__name__
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _addresses(host: str, port: int, private: bool) -> list[Any]:
@@ -311,7 +324,7 @@ def _fingerprint(response: http.client.HTTPResponse, size: int) -> str:
     tag, modified = response.headers.get("ETag"), _date(response.headers.get("Last-Modified", ""))
     if not normal_e_tag(tag) and modified is None:
         return UNKNOWN
-    if tag is not None and len(tag) > _LONGEST_E_TAG:
+    if tag is not None and (len(tag) > _LONGEST_E_TAG or not tag.isprintable()):  # SQL takes no NUL.
         tag = hashlib.sha256(tag.encode()).hexdigest()
     return fingerprint_of(size, tag, modified or datetime.now(UTC))
 

@@ -26,6 +26,12 @@ class Store(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     bodies = 0
 
+    def do_HEAD(self) -> None:
+        """No key is the prefix itself."""
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def do_GET(self) -> None:
         """One page of the listing, or the count."""
         address = urlsplit(self.path)

@@ -3,8 +3,11 @@
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from celery import signals
+
+from base.logs import configure_logs
 from base.settings import Settings
 from results.session import database_url
 
@@ -50,6 +53,14 @@ def process_variables(settings: Settings, broker_url: str) -> dict[str, str]:
     variables["MALLOC_ARENA_MAX"] = "2"
     # One thread for each process: they share the cores already.
     return variables | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def configure_process_logs(settings: Settings) -> None:
+    """Have a process of Celery log as the settings say; Celery's own configuration would write in a form of its own."""
+
+    @signals.setup_logging.connect(weak=False)
+    def _configure(**_: Any) -> None:
+        configure_logs(json_lines=settings.json_logs)
 
 
 def become(command: list[str], variables: dict[str, str]) -> NoReturn:

@@ -7,8 +7,7 @@ import typer
 from base.errors import SetupError
 from base.settings import load_settings
 from cli.options import Json
-from cli.output import print_json, say
-from cli.run import quiet_logs
+from cli.output import print_json, quiet_logs, say
 from cli.status import describe, find_run, speed_of
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import math
 import os
 import sys
@@ -18,6 +19,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from base.errors import SetupError
+from base.logs import configure_logs
+from base.settings import Settings
 
 #: What a listing passes over, for people.
 PASSED_OVER = "links, devices and folders that cannot be read"
@@ -34,6 +37,11 @@ _FORMULA_BEGINNINGS = frozenset(
 _CSV_AS_IT_IS = frozenset((int, float, bool, Decimal, type(None)))
 _JSON_AS_IT_IS = frozenset((int, str, bool, type(None)))
 _json_line = json.JSONEncoder(ensure_ascii=False, default=str).encode
+
+
+def quiet_logs(settings: Settings) -> None:
+    """Log what is wrong, and nothing to stdout."""
+    configure_logs(json_lines=settings.json_logs, level=logging.WARNING)
 
 
 class RowFormat(StrEnum):

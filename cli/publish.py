@@ -6,8 +6,7 @@ import typer
 
 from base.settings import load_settings
 from cli.options import Json
-from cli.output import print_json
-from cli.run import quiet_logs
+from cli.output import print_json, quiet_logs
 from cli.status import describe, find_run, speed_of
 
 

@@ -26,7 +26,7 @@ from cli.options import (
     Until,
     Workers,
 )
-from cli.output import PASSED_OVER, facts_table, print_json, progress, say
+from cli.output import PASSED_OVER, facts_table, print_json, progress, quiet_logs, say
 from cli.status import describe, find_run
 from cli.work import Work
 
@@ -126,16 +126,7 @@ def retry(
     if failed.finished_at is None and first.retry_of is not None:  # Itself a retry, to be gone on with.
         failed = find_run(db, first.retry_of)
         first = find_request(db, failed.run_id)
-    if failed.finished_at is None:
-        raise SetupError(
-            f"run {failed.run_id} is not finished. 'tagmill run' with its source goes on with it; "
-            f"'tagmill cancel {failed.run_id}' stops it."
-        )
-    if failed.publication not in (None, "published"):
-        raise SetupError(
-            f"run {failed.run_id} is not published, and the next run of its source looks at all of its images again. "
-            f"'tagmill publish {failed.run_id}' publishes it."
-        )
+    _refuse_unfinished(failed)
     if not failed.failed:
         say(f"run {failed.run_id} has no failed images")
         if json:
@@ -156,6 +147,23 @@ def retry(
         return retry_listing(db, failed.run_id, model_version_id=opened.model_version_id)
 
     _see_to(settings, db, request, listing, app=app, workers=workers, allowed=allowed, json=json)
+
+
+def _refuse_unfinished(run: "RunProgress") -> None:
+    """Refuse to retry a run whose images have no end yet, or no answer that is shown."""
+    if run.finished_at is None:
+        stage = " and --stage" if run.staged else ""
+        raise SetupError(
+            f"run {run.run_id} is not finished. 'tagmill run' with its source{stage} goes on with it; "
+            f"'tagmill cancel {run.run_id}' stops it."
+        )
+    if run.publication not in (None, "published"):
+        is_dropped = run.publication == "dropped" or (run.status == "cancelled" and not run.out_of_time)
+        mend = "Its answers are dropped." if is_dropped else f"'tagmill publish {run.run_id}' publishes it."
+        raise SetupError(
+            f"run {run.run_id} is not published, and the next run of its source looks at all of its images again. "
+            f"{mend}"
+        )
 
 
 def _see_to(
@@ -220,6 +228,12 @@ def _judge(run: "RunProgress", allowed: Fraction | float) -> None:
         raise typer.Exit(1)
     if run.publication == "published":
         say(f"run {run.run_id} is published")
+    elif run.publication == "dropped":
+        say(
+            f"run {run.run_id} is dropped, and current_labels is as it was: meanwhile a later run of the same source "
+            "and model was published. The same command begins anew."
+        )
+        raise typer.Exit(1)
     elif run.staged:
         say(f"run {run.run_id} is {run.publication}, and current_labels is as it was: {run.held_back}")
         say(f"'tagmill publish {run.run_id}' publishes it nevertheless")
@@ -254,15 +268,6 @@ def _configured_broker(settings: Settings, workers: int | None) -> "Celery | Non
     if workers is not None:
         say("--workers is of no use here: TAGMILL_BROKER_URL is set, and the workers of that broker do the work")
     return app
-
-
-def quiet_logs(settings: Settings) -> None:
-    """Log what is wrong, and nothing to stdout."""
-    import logging
-
-    from base.logs import configure_logs
-
-    configure_logs(json_lines=settings.json_logs, level=logging.WARNING)
 
 
 def _tell_waiting(held: "SourceHeld") -> None:

@@ -11,8 +11,8 @@ from producer.bucket import is_bucket_url, parse_bucket_url
 from producer.folder import path_to_uri
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-# An index of PostgreSQL takes some 2,700 bytes.
-_LONGEST_URI = 2000
+#: In characters, which are ASCII: an index of PostgreSQL takes some 2,700 bytes.
+LONGEST_URI = 2000
 
 
 def address_to_uri(address: str, folder: str) -> str:
@@ -26,10 +26,8 @@ def address_to_uri(address: str, folder: str) -> str:
         SourceError: it is none of these.
     """
     uri = _to_uri(address, folder)
-    if len(uri) > _LONGEST_URI:
-        raise SourceError(
-            f"{address[:100]!r}… is longer than {_LONGEST_URI} characters. Give the image a shorter name."
-        )
+    if len(uri) > LONGEST_URI:
+        raise SourceError(f"{address[:100]!r}… is longer than {LONGEST_URI} characters. Give the image a shorter name.")
     return uri
 
 

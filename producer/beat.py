@@ -7,10 +7,10 @@ from celery import beat, signals
 from celery.schedules import crontab
 
 from base.errors import SetupError, TransientError
-from base.logs import configure_logs
 from base.settings import load_settings
 from broker.app import make_app
 from broker.messages import LOOK_AT_SCHEDULES
+from broker.processes import configure_process_logs
 from broker.ticks import send_tick
 
 log = structlog.get_logger()
@@ -19,6 +19,7 @@ settings = load_settings()
 if settings.broker_url is None:
     raise SetupError("TAGMILL_BROKER_URL is not set. Start the beat with 'tagmill beat'.")
 app = make_app(settings.broker_url.get_secret_value())
+configure_process_logs(settings)
 app.conf.update(
     beat_scheduler="producer.beat:TickScheduler",
     beat_schedule={"tick": {"task": LOOK_AT_SCHEDULES, "schedule": crontab()}},
@@ -39,9 +40,3 @@ class TickScheduler(beat.Scheduler):
 @signals.beat_init.connect
 def _tell_ready(**_: Any) -> None:
     log.info("beat_ready")
-
-
-@signals.setup_logging.connect
-def _configure_logs(**_: Any) -> None:
-    """Celery's own configuration would write in a form of its own."""
-    configure_logs(json_lines=settings.json_logs)

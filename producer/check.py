@@ -2,16 +2,15 @@
 
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 
 from base.errors import AppError
 from base.findings import Finding, fault_of, ok, warning
 from base.schedules import Schedule
 from base.settings import Settings
-from models.pretrained import DEFAULT_MODEL
-from models.registry import open_registry
 from producer import cron
-from producer.sources import open_source
+from producer.list_source import check_not_empty
+from producer.schedules import open_scheduled
 
 
 def check_schedules(settings: Settings) -> Iterator[Finding]:
@@ -24,15 +23,8 @@ def check_schedules(settings: Settings) -> Iterator[Finding]:
         )
     for schedule in settings.schedule:
         try:
-            open_source(
-                schedule.source,
-                schedule.include,
-                schedule.exclude,
-                access=settings.bucket_access,
-                column=schedule.column,
-                key=schedule.key,
-            )
-            open_registry(settings).find(schedule.model or DEFAULT_MODEL)
+            source, _ = open_scheduled(settings, schedule)
+            check_not_empty(source)
         except AppError as error:
             found = fault_of("schedules", error)
             yield Finding(found.check, found.status, f"{schedule.name!r}: {found.found}", found.mend)
@@ -45,4 +37,4 @@ def _next_time(schedule: Schedule, settings: Settings) -> str:
     if due_at is None:
         return "never"
     until = f" until {schedule.until}" if schedule.until else ""
-    return f"next at {datetime.fromtimestamp(due_at, settings.zone).astimezone(settings.zone):%Y-%m-%d %H:%M %Z}{until}"
+    return f"next at {datetime.fromtimestamp(due_at, UTC).astimezone(settings.zone):%Y-%m-%d %H:%M %Z}{until}"

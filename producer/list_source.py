@@ -15,10 +15,10 @@ from results.listing import (
     KnownImage,
     ListingTaken,
     end_listing,
-    find_cut_short,
     find_failed,
     find_known,
     find_listing,
+    find_out_of_time,
     record_chunk,
 )
 from results.runs import OpenRun
@@ -64,7 +64,7 @@ def source_listing(db: Database, source: Source, *, model_version_id: int | None
     first, end = source.uri_range
 
     def list_after(cursor: str | None) -> Iterator[Change]:
-        cut_short = find_cut_short(db, source.uri, model_version_id=model_version_id)
+        out_of_time = find_out_of_time(db, source.uri, model_version_id=model_version_id)
 
         def known(stretch: Stretch) -> Iterator[KnownImage]:
             return find_known(
@@ -74,7 +74,7 @@ def source_listing(db: Database, source: Source, *, model_version_id: int | None
                 end=end,
                 after=stretch.after,
                 disordered=stretch.disordered,
-                cut_short=cut_short,
+                out_of_time=out_of_time,
             )
 
         return compare_source(source, known, after=cursor, everything=everything)

@@ -22,7 +22,7 @@ import obstore
 
 from base.buckets import BucketAccess, Fault, errors, fault_of, open_source_bucket, split_uri
 from base.errors import SourceError, TransientError
-from producer.addresses import address_to_uri
+from producer.addresses import LONGEST_URI, address_to_uri
 from producer.bucket import ask_store, is_bucket_url, parse_bucket_url, refusal
 from producer.folder import path_to_uri
 from producer.manifest_file import MANIFEST_SUFFIXES, read_manifest
@@ -82,6 +82,10 @@ class Manifest:
             if not os.path.isfile(self._path):
                 raise SourceError(f"there is no manifest {address!r}. Name a file, a folder of images, or one image.")
             self.uri = path_to_uri(self._path)
+        if len(self.uri) > LONGEST_URI:
+            raise SourceError(
+                f"{address[:100]!r}… is {len(self.uri)} characters long as a URI. Move it up some folders."
+            )
 
     @property
     def uri_range(self) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from producer.manifest import Manifest
 from producer.manifest_file import columns_to_json
 from producer.sorting import Row, Sorted
 from producer.sources import Found, PassedOver
-from results.listing import KnownImage, RowsChange, find_cut_short, find_elsewhere, find_known_among, read_rows
+from results.listing import KnownImage, RowsChange, find_elsewhere, find_known_among, find_out_of_time, read_rows
 from results.session import Database
 
 # Looked up at once. Where each image is waited for, as URLs are, a page is not waited for long.
@@ -43,10 +43,10 @@ def manifest_changes(
         after: the last URI that an earlier comparison came to.
         everything: unchanged images need work, too.
     """
-    cut_short = find_cut_short(db, manifest.uri, model_version_id=model_version_id)
+    out_of_time = find_out_of_time(db, manifest.uri, model_version_id=model_version_id)
 
     def find_known(uris: Sequence[str]) -> list[KnownImage]:
-        return find_known_among(db, uris, model_version_id=model_version_id, cut_short=cut_short)
+        return find_known_among(db, uris, model_version_id=model_version_id, out_of_time=out_of_time)
 
     with closing(Sorted()) as stored:
         stored.add(

@@ -17,7 +17,7 @@ MANIFEST_SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet", ".txt")
 _GUESSED = ("image", "image_uri", "uri", "url", "path")
 _DELIMITERS = ",;\t"
 _ROWS_PER_GROUP = 5000
-# An index of PostgreSQL takes a key of some 2,700 bytes.
+# In bytes: an index of PostgreSQL takes some 2,700 for a key with the manifest's URI.
 _LONGEST_KEY = 500
 
 T = TypeVar("T")
@@ -51,6 +51,9 @@ def read_manifest(file: BinaryIO, name: str, *, column: str | None, key: str | N
                 yield ManifestRow(line=line, address=text.strip(), key="", columns="{}")
         return
     names, records = _open(file, name)
+    twice = sorted({one for one in names if names.count(one) > 1})
+    if twice:
+        raise SourceError(f"there are several columns {twice[0]!r} in {name}. Give each a name of its own.")
     image = _image_column(name, names, column)
     if key is not None and key not in names:
         raise SourceError(f"there is no column {key!r} in {name}; {_there_are(names)} Name one of them with --key.")
@@ -67,8 +70,11 @@ def _row(name: str, line: int, record: Mapping[str, Any], image: str, key: str |
     address = record.get(image)
     if not isinstance(address, str) or not address.strip():
         raise SourceError(f"{_at(name, line)}: {image!r} is {address!r}, and no address. Correct it, or drop the line.")
-    columns = {other: _plain(value) for other, value in record.items() if other not in (image, key)}
-    text = columns_to_json(columns)
+    try:
+        columns = {other: _plain(value) for other, value in record.items() if other not in (image, key)}
+        text = columns_to_json(columns)
+    except RecursionError as error:
+        raise SourceError(f"{_at(name, line)}: lists or objects in each other are too deep. Flatten them.") from error
     product = "" if key is None else _key(name, line, key, record.get(key))
     if "\0" in address + product or "\\u0000" in text or not _is_text(text + address + product):
         raise SourceError(f"{_at(name, line)}: there is text that is not UTF-8, or a NUL in it. Correct it.")
@@ -81,12 +87,16 @@ def _key(name: str, line: int, column: str, value: Any) -> str:
         return ""
     if isinstance(value, float) and value.is_integer():  # What whole numbers become in a column with holes.
         value = int(value)
-    if not isinstance(value, str | int | Decimal) or isinstance(value, bool) or len(str(value)) > _LONGEST_KEY:
+    if not isinstance(value, str | int | Decimal) or isinstance(value, bool) or _bytes(str(value)) > _LONGEST_KEY:
         raise SourceError(
             f"{_at(name, line)}: {column!r} is {str(value)[:50]!r}, and no key of a product. Write a text of up to "
-            f"{_LONGEST_KEY} characters, or a whole number."
+            f"{_LONGEST_KEY} bytes, or a whole number."
         )
     return str(value)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
 
 
 def _open(file: BinaryIO, name: str) -> tuple[Sequence[str], Iterator[_Record]]:
@@ -105,9 +115,6 @@ def _open_csv(file: BinaryIO, name: str) -> tuple[Sequence[str], Iterator[_Recor
     header = next(lines, "")
     reader = csv.reader(_with_first(header, lines), delimiter=max(_DELIMITERS, key=header.count), strict=True)
     names = next(_csv_rows(reader, name), (0, []))[1]
-    twice = sorted({one for one in names if names.count(one) > 1})
-    if twice:
-        raise SourceError(f"{_at(name, 1)}: there are several columns {twice[0]!r}. Give each a name of its own.")
 
     def records() -> Iterator[_Record]:
         for line, cells in _csv_rows(reader, name):
@@ -174,8 +181,12 @@ def _open_parquet(file: BinaryIO, name: str) -> tuple[Sequence[str], Iterator[_R
                 for record in pa.Table.from_batches([group]).cast(_readable(group.schema), safe=False).to_pylist():
                     line += 1
                     yield line, record
-        except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{name} cannot be read after row {line}: {error}. Write it anew.") from error
+        # Of Python, too: a year after 9999, text that is not UTF-8, a time zone or two fields of one name.
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            raise SourceError(
+                f"{name} cannot be read after row {line}: {str(error).rstrip('.')}. Write it anew, with text in the "
+                "place of what cannot be read."
+            ) from error
 
     return table.schema_arrow.names, records()
 
@@ -185,8 +196,12 @@ def _readable(schema: Any) -> Any:
     import pyarrow as pa
 
     for position, column in enumerate(schema):
-        if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-            schema = schema.set(position, column.with_type(pa.timestamp("us", column.type.tz)))
+        if getattr(column.type, "unit", None) == "ns":
+            if pa.types.is_timestamp(column.type):
+                kind = pa.timestamp("us", column.type.tz)
+            else:
+                kind = pa.time64("us") if pa.types.is_time(column.type) else pa.duration("us")
+            schema = schema.set(position, column.with_type(kind))
     return schema
 
 

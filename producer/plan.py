@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Collection, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -85,7 +86,7 @@ def _count(
     for uri in waiting:
         waits += 1
         sample.add(uri)
-    with NewImages() as new:
+    with closing(NewImages()) as new:
         for change in changes:
             counts[change.kind] += 1
             new.add(change)

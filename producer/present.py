@@ -12,7 +12,7 @@ from producer.bucket import ask_store, is_bucket_url, refusal
 from producer.folder import look
 from producer.sources import Found
 
-# Of a site, of which the worker asks again what was not answered here.
+# Of a host, of which the worker asks again what was not answered here.
 _URL_TRIES, _URL_SECONDS = 2, 15.0
 _URL_MISSING = (401, 403, 404, 410, 451)
 

@@ -20,12 +20,12 @@ from broker.dispatch import dispatch
 from broker.messages import SlotMessage
 from broker.ticks import send_slots
 from models.pretrained import DEFAULT_MODEL
-from models.registry import open_registry
+from models.registry import ModelVersion, open_registry
 from producer import cron
 from producer.changes import Change
 from producer.deadline import next_time
 from producer.list_source import Listing, check_not_empty, record_listing, source_listing
-from producer.sources import open_source
+from producer.sources import Source, open_source
 from producer.start_run import SourceBusy, guard_of, holder, make_request, start_run
 from results.runs import find_time, hold_run, let_go_of_run
 from results.schedules import (
@@ -35,7 +35,7 @@ from results.schedules import (
     claim_slot,
     end_slot,
     end_slots,
-    find_waiting,
+    find_waiting_slots,
     hold_slot,
     latest_slot,
     let_go_of_slot,
@@ -67,7 +67,7 @@ def look_at_schedules(db: Database, app: Celery, settings: Settings) -> None:
     now = find_time(db)
     for schedule in settings.schedule:
         _record_due(db, settings, schedule, now)
-    waiting = find_waiting(db, [schedule.name for schedule in settings.schedule])
+    waiting = find_waiting_slots(db, [schedule.name for schedule in settings.schedule])
     send_slots(app, [SlotMessage(schedule=slot.schedule, due_at=slot.due_at) for slot in waiting])
 
 
@@ -154,16 +154,8 @@ def _see_to(
             _end(db, slot, SlotStatus.SKIPPED, f"missed: its time ended at {schedule.until}")
         return  # Its run ends by itself.
     with _Tender(db, app, settings, slot) as tender:
-        source = open_source(
-            schedule.source,
-            schedule.include,
-            schedule.exclude,
-            access=settings.bucket_access,
-            column=schedule.column,
-            key=schedule.key,
-        )
+        source, version = open_scheduled(settings, schedule)
         check_not_empty(source)
-        version = open_registry(settings).find(schedule.model or DEFAULT_MODEL)
         guard = guard_of(settings, schedule.max_failures)
         request = make_request(source, version, top_k=settings.top_k, guard=guard, deadline=deadline)
         opened = start_run(db, request, on_wait=lambda held: log.info("source_held", run_id=held.run_id))
@@ -172,6 +164,24 @@ def _see_to(
         listing = _until(listing, lambda: is_stopping() or tender.is_lost)
         record_listing(db, opened, listing, images_per_batch=settings.images_per_batch, on_chunk=lambda: None)
         log.info("slot_listed", run_id=opened.run_id)
+
+
+def open_scheduled(settings: Settings, schedule: Schedule) -> tuple[Source, ModelVersion]:
+    """What a schedule runs, and with what.
+
+    Raises:
+        SourceError: there is no such source.
+        ModelError: there is no such model version.
+    """
+    source = open_source(
+        schedule.source,
+        schedule.include,
+        schedule.exclude,
+        access=settings.bucket_access,
+        column=schedule.column,
+        key=schedule.key,
+    )
+    return source, open_registry(settings).find(schedule.model or DEFAULT_MODEL)
 
 
 class _Tender:
@@ -210,6 +220,7 @@ class _Tender:
         while not self._ended.wait(_TEND_SECONDS):
             try:
                 if not hold_slot(self._db, self._slot, holder()):
+                    # The next producer goes on with the run, so its hold is to end as the slot's did.
                     self.is_lost = True
                     return
                 if self._run_id is not None:

@@ -1,4 +1,5 @@
-"""What a source is: one interface for a folder (folder.py), the prefix of a bucket (bucket.py) or a manifest."""
+"""What a source is: one interface for a folder (folder.py), the prefix of a bucket (bucket.py), or a
+manifest (manifest.py)."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -84,6 +85,8 @@ def open_source(
     key: str | None = None,
 ) -> Source:
     """The source of an address: a path, a `file://` URI, or `s3://`, `gs://` or `az://` with a bucket and a prefix.
+
+    Where it names a manifest, that is the source.
 
     Args:
         include, exclude: as `Globs` takes them.

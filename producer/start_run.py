@@ -15,8 +15,8 @@ from base.settings import Settings
 from models.pretrained import DEFAULT_MODEL
 from models.registry import ModelVersion
 from producer.sources import Source
-from results.guard import parse_allowed
-from results.runs import Guard, OpenRun, RunRequest, SourceHeld, hold_run, let_go_of_run, open_run
+from results.guard import Guard, parse_allowed
+from results.runs import OpenRun, RunRequest, SourceHeld, hold_run, let_go_of_run, open_run
 from results.session import Database
 from results.staging import settle_runs
 

@@ -8,10 +8,10 @@ import structlog
 from celery import signals
 
 from base.errors import AppError, SetupError, TransientError
-from base.logs import configure_logs
 from base.settings import load_settings
 from broker.app import RUNS_QUEUE, make_app
 from broker.messages import LOOK_AT_SCHEDULES, RUN_SLOT, SlotMessage
+from broker.processes import configure_process_logs
 from broker.reconnect import Reconnector
 from broker.ticks import send_tick
 from producer import schedules
@@ -26,6 +26,7 @@ settings = load_settings()
 if settings.broker_url is None:
     raise SetupError("TAGMILL_BROKER_URL is not set. Start producers with 'tagmill producer'.")
 app = make_app(settings.broker_url.get_secret_value())
+configure_process_logs(settings)
 # A listing lasts as long as it lasts, and a message is only a hint: a slot whose message is lost is sent again.
 app.conf.update(task_time_limit=None, task_acks_late=False)
 app.steps["worker"].add(Stopper)
@@ -68,9 +69,3 @@ def _begin(sender: Any, **_: Any) -> None:
     )
     with contextlib.suppress(TransientError):  # A minute later there is another.
         send_tick(app)
-
-
-@signals.setup_logging.connect
-def _configure_logs(**_: Any) -> None:
-    """Celery's own configuration would write in a form of its own."""
-    configure_logs(json_lines=settings.json_logs)

@@ -10,7 +10,6 @@ import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Self
 from urllib.parse import unquote_to_bytes
 
 from base.buckets import is_content_hash
@@ -31,22 +30,13 @@ class Twins:
 
 
 class NewImages:
-    """The new and the gone images of a listing, in a file that nobody else sees, so that memory stays flat.
-
-    Use as a context.
-    """
+    """The new and the gone images of a listing, in a file that nobody else sees, as long as it is not closed."""
 
     def __init__(self) -> None:
         self._connection = sqlite3.connect("", isolation_level=None)
         self._connection.execute("CREATE TABLE new (fingerprint TEXT, uri TEXT)")
         self._connection.execute("CREATE TABLE gone (fingerprint TEXT)")
         self._connection.execute("BEGIN")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
 
     def add(self, change: Change) -> None:
         """Take note of it, where it is new or gone."""
@@ -84,6 +74,9 @@ class NewImages:
     def _uris(self, fingerprint: str) -> Iterator[str]:
         for (uri,) in self._connection.execute("SELECT uri FROM new WHERE fingerprint = ?", (fingerprint,)):
             yield uri
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def _hash_file(uri: str) -> bytes | None:

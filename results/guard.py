@@ -6,10 +6,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from base.errors import SetupError
-from results.runs import Guard
 
 # With fewer answers than this, a few images that change are a large share of all, and tell nothing.
 FEWEST_ANSWERS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """What has to hold before a staged run is published."""
+
+    max_failures: str | None = None  #: a number, or a share of the listed with `%`; None: as many as fail
+    max_shrink: float = 0.2  #: share by which fewer images may be listed than by the last published run of the source
+    max_label_shift: float = 0.2  #: share of the images that may have changed from some labels to others, net
+    max_confidence_drop: float = 0.1  #: of the mean confidence
 
 
 @dataclass(frozen=True, kw_only=True)

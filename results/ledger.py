@@ -7,7 +7,6 @@ keeps every image at exactly one end is the fence: a claim raises it, and nothin
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -283,14 +282,10 @@ def find_twins(db: Database, held: Claim, content_hashes: Collection[bytes]) -> 
     twins: dict[bytes, list[tuple[str, float]]] = {}
     for statement in statements:
         found: dict[bytes, list[tuple[str, float]]] = {}
-        for row in db.read(partial(_fetch, statement)):
+        for row in db.rows(statement):
             found.setdefault(bytes(row.content_hash), []).append((row.label, row.confidence))
         twins = found | twins
     return twins
-
-
-def _fetch(statement: sa.Select[Any], connection: sa.Connection) -> Sequence[sa.Row[Any]]:
-    return connection.execute(statement).all()
 
 
 def _staged_twins(held: Claim, content_hashes: Collection[bytes]) -> sa.Select[Any]:
@@ -541,7 +536,7 @@ def _item_values(
 def _note_bytes(connection: sa.Connection, answers: Sequence[Answer], failures: Sequence[Failure]) -> None:
     """Remember which bytes an image had, also where they could not be classified: an older answer is not theirs.
 
-    Where a site was down, nobody knows which bytes there are, and the image keeps the answer that it has.
+    Where a host was down, nobody knows which bytes there are, and the image keeps the answer that it has.
     """
     statement = (
         images.update()

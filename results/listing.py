@@ -3,7 +3,6 @@
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -94,17 +93,17 @@ def find_known(
     end: str,
     after: str | None,
     disordered: bool = False,
-    cut_short: int | None = None,
+    out_of_time: int | None = None,
 ) -> Iterator[KnownImage]:
     """The images of earlier listings from URI `first` up to, not including, `end`, in URI order, after `after`.
 
     Args:
         model_version_id: whose answers count; None when it has none yet.
         disordered: only those whose URIs have another order than the keys of their objects.
-        cut_short: the run whose cancelled images are left over.
+        out_of_time: the run whose cancelled images are left over.
     """
     begin = images.c.uri >= first if after is None or after < first else images.c.uri > after
-    known = _known(model_version_id, cut_short).where(images.c.uri < end)
+    known = _known(model_version_id, out_of_time).where(images.c.uri < end)
     if disordered:
         # What `is_in_key_order` says. Of a whole catalogue the index answers it, and no row is read.
         known = known.where(sa.func.replace(images.c.uri, "%2", "").contains("%", autoescape=True))
@@ -112,11 +111,11 @@ def find_known(
 
 
 def find_known_among(
-    db: Database, uris: Sequence[str], *, model_version_id: int | None, cut_short: int | None
+    db: Database, uris: Sequence[str], *, model_version_id: int | None, out_of_time: int | None
 ) -> list[KnownImage]:
     """Those of some thousand images that earlier listings had, in URI order; see `find_known`."""
-    statement = _known(model_version_id, cut_short).where(images.c.uri.in_(uris)).order_by(images.c.uri)
-    return [_to_known(row) for row in db.read(partial(_fetch, statement))]
+    statement = _known(model_version_id, out_of_time).where(images.c.uri.in_(uris)).order_by(images.c.uri)
+    return [_to_known(row) for row in db.rows(statement)]
 
 
 def read_rows(db: Database, manifest: str, *, after: str | None) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -134,7 +133,7 @@ def read_rows(db: Database, manifest: str, *, after: str | None) -> Iterator[tup
         .limit(_KNOWN_PER_QUERY)
     )
     last: sa.ColumnElement[bool] = sa.true()
-    while page := db.read(partial(_fetch, rows.where(last))):
+    while page := db.rows(rows.where(last)):
         yield from ((row.uri, row.key, row.columns) for row in page)
         last = place > sa.tuple_(page[-1].image_id, page[-1].key)
 
@@ -146,19 +145,19 @@ def find_elsewhere(db: Database, manifest: str, image_ids: Sequence[int]) -> set
     others = sa.select(manifest_rows.c.image_id).where(
         manifest_rows.c.image_id.in_(image_ids), manifest_rows.c.source != manifest
     )
-    return {row.image_id for row in db.read(partial(_fetch, others))}
+    return {row.image_id for row in db.rows(others)}
 
 
 def find_failed(db: Database, run_id: int, *, model_version_id: int, after: str | None) -> Iterator[KnownImage]:
     """The images that failed in a run and are still there, in URI order, after `after`."""
-    # Of a site that was down nobody knows whether the answer that the image kept is still that of its bytes.
+    # Of a host that was down nobody knows whether the answer that the image kept is still that of its bytes.
     was_seen = items.c.fingerprint != UNKNOWN
     failed = _known(model_version_id, where=was_seen).join(items, items.c.image_id == images.c.id)
     failed = failed.where(items.c.run_id == run_id, items.c.status == ItemStatus.FAILED, images.c.gone_at.is_(None))
     yield from _read_known(db, failed, sa.true() if after is None else images.c.uri > after)
 
 
-def find_cut_short(db: Database, source: str, *, model_version_id: int | None) -> int | None:
+def find_out_of_time(db: Database, source: str, *, model_version_id: int | None) -> int | None:
     """The last run of a source with a model version, where that ran out of time; None where it did not."""
     statement = (
         sa.select(runs.c.id, runs.c.out_of_time)
@@ -197,13 +196,13 @@ def find_answered(db: Database, model_version_id: int, fingerprints: Collection[
         .distinct()
     )
     found: dict[str, set[bytes]] = {}
-    for row in db.read(partial(_fetch, statement)):
+    for row in db.rows(statement):
         found.setdefault(row.fingerprint, set()).add(bytes(row.content_hash))
     return found
 
 
 def _known(
-    model_version_id: int | None, cut_short: int | None = None, where: sa.ColumnElement[bool] | None = None
+    model_version_id: int | None, out_of_time: int | None = None, where: sa.ColumnElement[bool] | None = None
 ) -> sa.Select[Any]:
     answer = sa.exists().where(
         predictions.c.image_id == images.c.id,
@@ -216,9 +215,9 @@ def _known(
     # In one column, so that the second question is asked only where the answer to the first is no.
     answered_by = sa.case((of_version, "version"), (answer, "another"), else_="none")
     left_over: sa.ColumnElement[bool] = sa.false()
-    if cut_short is not None:
+    if out_of_time is not None:
         left_over = sa.exists().where(
-            items.c.run_id == cut_short, items.c.image_id == images.c.id, items.c.status == ItemStatus.CANCELLED
+            items.c.run_id == out_of_time, items.c.image_id == images.c.id, items.c.status == ItemStatus.CANCELLED
         )
     return sa.select(
         images.c.id,
@@ -235,7 +234,7 @@ def _read_known(db: Database, known: sa.Select[Any], begin: sa.ColumnElement[boo
     last = begin
     while True:
         statement = known.where(last).order_by(images.c.uri).limit(_KNOWN_PER_QUERY)
-        page = db.read(partial(_fetch, statement))
+        page = db.rows(statement)
         yield from map(_to_known, page)
         if len(page) < _KNOWN_PER_QUERY:
             return
@@ -311,25 +310,7 @@ def record_chunk(db: Database, run_id: int, *, cursor: str | None, chunk: Chunk)
         _note_gone(connection, chunk.gone, now, run=run)
         _note_gone(connection, chunk.reappeared, None, run=run)
         image_ids = _image_ids(connection, chunk, run)
-        rows = []
-        for batch in chunk.batches:
-            batch_id = connection.execute(
-                batches.insert()
-                .values(run_id=run_id, status=BatchStatus.PENDING, size=len(batch), priority=batch[0].priority)
-                .returning(batches.c.id)
-            ).scalar_one()
-            rows += [
-                {
-                    "run_id": run_id,
-                    "image_id": image_ids[image.uri],
-                    "batch_id": batch_id,
-                    "fingerprint": image.fingerprint,
-                    "status": ItemStatus.PENDING,
-                }
-                for image in batch
-            ]
-        if rows:
-            connection.execute(items.insert(), rows)
+        _write_batches(connection, run_id, chunk.batches, image_ids)
         if chunk.rows:
             _write_rows(connection, run_id, chunk.rows, image_ids)
 
@@ -361,8 +342,29 @@ def end_listing(db: Database, run_id: int, *, cursor: str | None) -> None:
     db.write(work)
 
 
-def _fetch(statement: sa.Select[Any], connection: sa.Connection) -> Sequence[sa.Row[*tuple[Any, ...]]]:
-    return connection.execute(statement).all()
+def _write_batches(
+    connection: sa.Connection, run_id: int, cut: Sequence[Sequence[ListedImage]], image_ids: Mapping[str, int]
+) -> None:
+    """Batches that wait to be sent, and an item without an end for each of their images."""
+    rows = []
+    for batch in cut:
+        batch_id = connection.execute(
+            batches.insert()
+            .values(run_id=run_id, status=BatchStatus.PENDING, size=len(batch), priority=batch[0].priority)
+            .returning(batches.c.id)
+        ).scalar_one()
+        rows += [
+            {
+                "run_id": run_id,
+                "image_id": image_ids[image.uri],
+                "batch_id": batch_id,
+                "fingerprint": image.fingerprint,
+                "status": ItemStatus.PENDING,
+            }
+            for image in batch
+        ]
+    if rows:
+        connection.execute(items.insert(), rows)
 
 
 def _note_gone(connection: sa.Connection, image_ids: Sequence[int], when: float | None, *, run: sa.Row[Any]) -> None:

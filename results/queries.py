@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from base.errors import TransientError
-from results.runs import Guard, RunRequest
+from results.guard import Guard
+from results.runs import RunRequest
 from results.session import Database
 from results.tables import (
     ItemStatus,

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from base.errors import ModelError, TransientError
+from results.guard import Guard
 from results.session import Database
 from results.tables import BatchStatus, ItemStatus, RunStatus, batches, items, model_versions, runs
 
@@ -36,16 +37,6 @@ class SourceHeld(Exception):
         self.holder = holder
         self.command = holder.partition("#")[0]  #: as a person knows it, `host/process`
         self.held_until = held_until
-
-
-@dataclass(frozen=True, kw_only=True)
-class Guard:
-    """What has to hold before a staged run is published."""
-
-    max_failures: str | None = None  #: a number, or a share of the listed with `%`; None: as many as fail
-    max_shrink: float = 0.2  #: share by which fewer images may be listed than by the last published run of the source
-    max_label_shift: float = 0.2  #: share of the images that may have changed from some labels to others, net
-    max_confidence_drop: float = 0.1  #: of the mean confidence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +111,9 @@ def open_run(db: Database, request: RunRequest, *, holder: str) -> OpenRun:
         listed = row.listed_at is not None
         status = RunStatus.RUNNING if listed else RunStatus.LISTING
         connection.execute(
-            runs.update().where(runs.c.id == row.id).values(**held, **_terms(request), status=status, error=None)
+            runs.update()
+            .where(runs.c.id == row.id)
+            .values(**held, **_kept_terms(request, row), status=status, error=None)
         )
         return _unfinished_run(row)
 
@@ -282,11 +275,19 @@ def _key(request: RunRequest) -> dict[str, Any]:
 
 
 def _terms(request: RunRequest) -> dict[str, Any]:
-    """What holds for the rest of a run, by whoever went on with it last."""
+    """How a run ends."""
     return {
         "guard": None if request.guard is None else json.dumps(asdict(request.guard)),
         "deadline": request.deadline,
     }
+
+
+def _kept_terms(request: RunRequest, row: sa.Row[Any]) -> dict[str, Any]:
+    """How a run ends that is gone on with: what is not said again stays as it was said."""
+    guard = request.guard
+    if guard is not None and guard.max_failures is None:
+        guard = replace(guard, max_failures=json.loads(row.guard)["max_failures"])
+    return _terms(replace(request, guard=guard, deadline=request.deadline or row.deadline))
 
 
 def _unfinished(request: RunRequest, version_id: Any) -> sa.ColumnElement[bool]:

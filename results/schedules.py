@@ -90,7 +90,7 @@ def record_slot(db: Database, slot: Slot, *, missed: tuple[Slot, str] | None = N
     return db.write(work)
 
 
-def find_waiting(db: Database, schedules: Collection[str]) -> list[Slot]:
+def find_waiting_slots(db: Database, schedules: Collection[str]) -> list[Slot]:
     """The slots of some schedules that a producer has to see to, and none does; the oldest first."""
     statement = (
         sa.select(slots.c.schedule, slots.c.due_at)

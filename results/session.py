@@ -3,7 +3,7 @@
 import random
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -85,6 +85,10 @@ class Database:
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` in one transaction that sees a single moment; errors as for `write`."""
         return self._transact(self.reader, work)
+
+    def rows(self, statement: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        """All that one question finds; errors as for `write`."""
+        return self.read(lambda connection: connection.execute(statement).all())
 
     def _transact(self, engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
         for attempt in range(1, _ATTEMPTS + 1):

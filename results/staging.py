@@ -14,9 +14,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from base.errors import FailureReason, SetupError
 from base.fingerprints import UNKNOWN
-from results.guard import Listed, Shown, check_answers, check_listing
+from results.guard import Guard, Listed, Shown, check_answers, check_listing
 from results.queries import in_source
-from results.runs import Guard, close_runs, listing_key
+from results.runs import close_runs, listing_key
 from results.session import Database
 from results.tables import (
     ItemStatus,
@@ -43,7 +43,7 @@ def _is_published(run: sa.FromClause) -> sa.ColumnElement[bool]:
 
 
 def _is_superseded() -> sa.ColumnElement[bool]:
-    """Whether a later run of the same source and model has been published, and so has newer answers to all of it."""
+    """Whether a later run of the same source and model has been published, which knows better what is gone."""
     later, version, later_version = runs.alias("later"), model_versions.alias(), model_versions.alias()
     return sa.exists().where(
         later.c.id > runs.c.id,
@@ -60,7 +60,7 @@ def _is_superseded() -> sa.ColumnElement[bool]:
 _WAITS = sa.and_(
     runs.c.staged, runs.c.finished_at.is_not(None), runs.c.published_at.is_(None), runs.c.dropped_at.is_(None)
 )
-_IS_OBSOLETE = sa.or_(sa.and_(runs.c.status == RunStatus.CANCELLED, ~runs.c.out_of_time), _is_superseded())
+_CANNOT_BE_PUBLISHED = sa.or_(sa.and_(runs.c.status == RunStatus.CANCELLED, ~runs.c.out_of_time), _is_superseded())
 
 
 def settle_runs(db: Database) -> None:
@@ -68,13 +68,13 @@ def settle_runs(db: Database) -> None:
     the others, and drop the answers of those that can no longer be published.
     """
     close_runs(db)
-    for run_id in _find(db, _WAITS, runs.c.held_back.is_(None), ~_IS_OBSOLETE):
+    for run_id in _find(db, _WAITS, runs.c.held_back.is_(None), ~_CANNOT_BE_PUBLISHED):
         verdict = db.write(partial(_judge, db, run_id))
         if verdict:
             log.warning("run_held_back", run_id=run_id, reasons=verdict)
         elif verdict is not None:
             log.info("run_published", run_id=run_id)
-    for run_id in _find(db, _WAITS, _IS_OBSOLETE):
+    for run_id in _find(db, _WAITS, _CANNOT_BE_PUBLISHED):
         db.write(partial(_drop, db, run_id))
         log.info("run_dropped", run_id=run_id)
 
@@ -230,7 +230,7 @@ def _publish_images(connection: sa.Connection, run: sa.Row[Any]) -> None:
             items.c.run_id == run.id,
             items.c.status.in_(_LOOKED_AT),
             images.c.fingerprint.is_distinct_from(items.c.fingerprint),
-            # Where a site was down nobody knows which bytes there are, and the image keeps the answer that it has.
+            # Where a host was down nobody knows which bytes there are, and the image keeps the answer that it has.
             sa.or_(
                 images.c.fingerprint.is_(None),
                 items.c.fingerprint != UNKNOWN,
@@ -273,8 +273,8 @@ def _refuse_unpublishable(db: Database, run_id: int) -> None:
         )
     if run.superseded:
         raise SetupError(
-            f"run {run_id} is superseded: a later run of the same source and model has been published, "
-            "and has newer answers. See 'tagmill status'."
+            f"run {run_id} is superseded: a later run of the same source and model has been published. "
+            "'tagmill run' with its source classifies what that did not reach."
         )
     if run.status == RunStatus.CANCELLED and not run.out_of_time:
         raise SetupError(

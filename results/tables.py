@@ -135,9 +135,8 @@ runs = Table(
     Column("error", Text),  # Why it stopped, where it did.
     Column("holder", Text),  # The command that sees to it, as `host/process`.
     Column("held_until", Double),  # Renewed while that command lives.
-    Column(
-        "staged", Boolean(name="staged"), nullable=False, server_default=text("false")
-    ),  # Kept apart until published.
+    # Its answers are kept apart until they are published.
+    Column("staged", Boolean(name="staged"), nullable=False, server_default=text("false")),
     Column("guard", Text),  # Of a staged run, JSON: what has to hold before it is published.
     Column("held_back", Text),  # Why it was not.
     Column("published_at", Double),  # Of a staged run; the others are published as they go.

@@ -35,7 +35,7 @@ _TRIES = 3
 _BUCKET_TRIES = 8
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 2.0
 _PIECE_BYTES = 2**20
-# Of a site, whose images fail after that.
+# Of a host, whose images fail after that.
 _URL_TRIES, _URL_SECONDS = 4, 60.0
 _URL_REASONS = {
     401: FailureReason.FORBIDDEN,
@@ -105,7 +105,7 @@ def _fetch_file(uri: str, max_bytes: int) -> Fetched:
 
 
 def _fetch_url(url: str, max_bytes: int, access: BucketAccess, stopped: threading.Event) -> Fetched:
-    """Unlike a bucket, a site that does not answer is its images' fault: no other site has to wait for it."""
+    """Unlike a bucket, a host that does not answer is its images' fault: no other host has to wait for it."""
     try:
         answer = ask(
             "GET",

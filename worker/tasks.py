@@ -13,10 +13,10 @@ from celery import signals
 from structlog.contextvars import bound_contextvars
 
 from base.errors import AppError, DatabaseError, ModelError, SetupError, TransientError
-from base.logs import configure_logs
 from base.settings import Settings, load_settings
 from broker.app import QUEUE, make_app
 from broker.messages import CLASSIFY_BATCH, BatchMessage
+from broker.processes import configure_process_logs
 from broker.reconnect import Reconnector
 from results import ledger
 from results.runs import fail_run
@@ -36,6 +36,7 @@ settings = load_settings()
 if settings.broker_url is None:
     raise SetupError("TAGMILL_BROKER_URL is not set. Start workers with 'tagmill worker', or let 'tagmill run' do it.")
 app = make_app(settings.broker_url.get_secret_value())
+configure_process_logs(settings)
 app.steps["worker"].add(Reconciler)
 app.steps["consumer"].add(Reconnector)
 
@@ -188,9 +189,3 @@ def _owner() -> str:
 @signals.worker_ready.connect
 def _tell_ready(sender: Any, **_: Any) -> None:
     log.info("worker_ready", processes=sender.controller.concurrency, queue=QUEUE)
-
-
-@signals.setup_logging.connect
-def _configure_logs(**_: Any) -> None:
-    """Celery's own configuration would write in a form of its own."""
-    configure_logs(json_lines=settings.json_logs)

@@ -170,3 +170,23 @@ def test_plain_run_beside_a_held_back_one_is_as_ever(tagmill: Tagmill, photos: P
 
     assert (facts["run_id"], facts["classified"], facts["publication"]) == (3, 20, None)
     assert json.loads(tagmill("status", "2", "--json").stdout)["publication"] == "dropped"
+    assert "looks at all of its images again. Its answers are dropped." in tagmill("retry", "2", code=2).stderr
+
+
+def test_staged_run_that_a_later_one_outdates_says_so(tagmill: Tagmill, tmp_path: Path) -> None:
+    tagmill.environment["TAGMILL_IMAGES_PER_BATCH"] = "16"
+    folder = make_many(tmp_path / "a", 200)
+    process = tagmill.start("run", folder, "--stage", "--workers", "1")
+    tagmill.wait_for_batches(2)
+    process.kill()
+    process.communicate()
+    tagmill.wait_for("everything to end by itself", lambda: tagmill.processes() == [], seconds=40)
+    with sqlite3.connect(tagmill.home / "tagmill.db") as database:  # As a worker leaves it that cannot load the model.
+        database.execute("UPDATE runs SET status = 'failed', error = 'no model'")
+    assert tagmill.run(folder)["run_id"] == 2
+
+    done = tagmill("run", folder, "--stage", code=1)
+
+    assert "run 1 is dropped, and current_labels is as it was: meanwhile a later run" in done.stderr
+    assert "publishes it nevertheless" not in done.stderr
+    assert "a later run of the same source and model has been published" in tagmill("publish", "1", code=2).stderr

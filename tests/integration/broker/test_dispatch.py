@@ -12,8 +12,9 @@ from broker.app import QUEUE, make_app
 from broker.dispatch import dispatch
 from broker.messages import CLASSIFY_BATCH
 from results import ledger
+from results.guard import Guard
 from results.queries import find_runs
-from results.runs import Guard, RunRequest
+from results.runs import RunRequest
 from results.session import Database
 from results.tables import RunStatus
 from tests.clock import Clock

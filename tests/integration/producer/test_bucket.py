@@ -111,7 +111,7 @@ def test_listing_that_falters_is_tried_again(url: str, access: BucketAccess, pro
     assert len(found(Bucket(url, access=access))) == len(NAMES)
 
     proxy.busy, proxy.lists[:] = 1.0, []
-    with pytest.raises(TransientError, match=r"photos cannot be listed: .*the same command then goes on"):
+    with pytest.raises(TransientError, match=r"photos cannot be looked at: .*the same command then goes on"):
         found(Bucket(url, access=access))
 
 

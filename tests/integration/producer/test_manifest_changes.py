@@ -1,8 +1,10 @@
 """A manifest's nights, on both databases: what is known, gone, and written of its rows."""
 
+import random
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from string import ascii_letters
 
 import pytest
 import sqlalchemy as sa
@@ -88,6 +90,22 @@ def test_first_night_keeps_every_row(db: Database, shop: Path) -> None:
     assert rows(db) == [("a.jpg", "1", "10"), ("b.jpg", "1", "11"), ("b.jpg", "2", "20")]
 
 
+def test_longest_names_and_keys_fit(db: Database, shop: Path) -> None:
+    chance = random.Random(1)  # What repeats itself would be compressed in an index.
+    folder = shop
+    while len(str(folder)) < 1700:
+        folder /= "".join(chance.choices(ascii_letters, k=200))
+    folder.mkdir(parents=True)
+    keys = [
+        "".join(chance.choices(ascii_letters, k=500)),
+        "".join(chr(chance.randrange(0x4E00, 0x9FFF)) for _ in "x" * 166),
+    ]
+
+    night(db, manifest(folder, *(f"{shop}/a.jpg,{key},1" for key in keys)))
+
+    assert {key for _, key, _ in rows(db)} == set(keys)
+
+
 def test_unchanged_night_writes_no_row(db: Database, shop: Path) -> None:
     source = manifest(shop, "a.jpg,1,10", "b.jpg,2,20")
     night(db, source)
@@ -165,7 +183,7 @@ def test_labels_are_those_of_the_images_that_it_names(db: Database, shop: Path) 
     assert [row[0][-5:] for row in list_labels(db, LabelFilter(source=source.uri))] == ["a.jpg", "b.jpg"]
 
 
-def test_site_that_is_down_takes_no_answer_away(db: Database, shop: Path) -> None:
+def test_host_that_is_down_takes_no_answer_away(db: Database, shop: Path) -> None:
     """Nobody has seen other bytes; a retry looks again all the same."""
     source = manifest(shop, "a.jpg,1,10")
     night(db, source)
@@ -184,4 +202,4 @@ def test_site_that_is_down_takes_no_answer_away(db: Database, shop: Path) -> Non
 
     assert len(list(list_labels(db, LabelFilter()))) == 1
     (again,) = retry_listing(db, opened.run_id, model_version_id=1)(None)
-    assert (again.kind, again.fingerprint) == (Kind.AGAIN, "1-" + str((shop / "a.jpg").stat().st_mtime_ns))
+    assert (again.kind, again.fingerprint) == (Kind.RETRY, "1-" + str((shop / "a.jpg").stat().st_mtime_ns))

@@ -19,8 +19,9 @@ from broker.ticks import send_tick
 from models.registry import Registry
 from producer.schedules import look_at_schedules, run_slot
 from results import ledger
+from results.guard import Guard
 from results.listing import find_listing
-from results.runs import HOLD_SECONDS, Guard, RunRequest, cancel_run, fail_run, hold_run, open_run
+from results.runs import HOLD_SECONDS, RunRequest, cancel_run, fail_run, hold_run, open_run
 from results.schedules import Slot, claim_slot, note_run
 from results.session import Database
 from results.tables import RunStatus, batches, runs

@@ -15,9 +15,9 @@ from results.listing import (
     ListingTaken,
     end_listing,
     find_answered,
-    find_cut_short,
     find_known,
     find_listing,
+    find_out_of_time,
     record_chunk,
 )
 from results.queries import find_runs
@@ -216,8 +216,10 @@ def complete(db: Database, run: OpenRun) -> None:
 
 
 def left_over(db: Database, version: int = 1) -> list[str]:
-    cut_short = find_cut_short(db, "file:///p", model_version_id=version)
-    images = find_known(db, model_version_id=1, first="file:///p/", end="file:///p0", after=None, cut_short=cut_short)
+    out_of_time = find_out_of_time(db, "file:///p", model_version_id=version)
+    images = find_known(
+        db, model_version_id=1, first="file:///p/", end="file:///p0", after=None, out_of_time=out_of_time
+    )
     return [image.uri.rpartition("/")[2] for image in images if image.left_over]
 
 

@@ -8,8 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from results import ledger
+from results.guard import Guard
 from results.listing import Chunk, ListingTaken, record_chunk
-from results.queries import find_runs, verify_run
+from results.queries import find_request, find_runs, verify_run
 from results.runs import (
     HOLD_SECONDS,
     RunRequest,
@@ -268,3 +269,16 @@ def test_run_that_has_ended_is_not_cancelled(db: Database) -> None:
 
     assert not cancel_run(db, run_id)
     assert find_runs(db, run_id)[0].status is RunStatus.COMPLETED
+
+
+def test_run_that_is_gone_on_with_keeps_what_is_not_said_again(db: Database, clock: Clock) -> None:
+    first = replace(REQUEST, guard=Guard(max_failures="1%"), deadline=clock.seconds + 3600)
+    run_id = begin(db, request=first)
+
+    assert begin(db, request=replace(first, guard=Guard(max_shrink=0.5), deadline=None)) == run_id
+    kept = find_request(db, run_id)
+    assert (kept.guard, kept.deadline) == (Guard(max_failures="1%", max_shrink=0.5), first.deadline)
+
+    later = replace(first, guard=Guard(max_failures="5"), deadline=clock.seconds + 7200)
+    begin(db, request=later)
+    assert (find_request(db, run_id).guard, find_request(db, run_id).deadline) == (later.guard, later.deadline)

@@ -14,7 +14,7 @@ from results.schedules import (
     claim_slot,
     end_slot,
     end_slots,
-    find_waiting,
+    find_waiting_slots,
     hold_slot,
     latest_slot,
     let_go_of_slot,
@@ -101,11 +101,11 @@ def test_claim_ends_when_it_is_not_renewed(db: Database, clock: Clock) -> None:
     clock.pass_by(HOLD_SECONDS - 1)
     assert hold_slot(db, SLOT, ONE)
     clock.pass_by(HOLD_SECONDS - 1)
-    assert (find_waiting(db, ["nightly"]), claim_slot(db, SLOT, TWO)) == ([], None)
+    assert (find_waiting_slots(db, ["nightly"]), claim_slot(db, SLOT, TWO)) == ([], None)
 
     clock.pass_by(2)
 
-    assert find_waiting(db, ["nightly"]) == [SLOT]
+    assert find_waiting_slots(db, ["nightly"]) == [SLOT]
     assert claim_slot(db, SLOT, TWO) == ClaimedSlot(run_id=None)
     assert not hold_slot(db, SLOT, ONE)
 
@@ -114,7 +114,7 @@ def test_next_producer_learns_which_run_to_go_on_with(db: Database) -> None:
     record_slot(db, SLOT)
     run_id = begin(db, listed=False)
 
-    assert find_waiting(db, ["nightly"]) == [SLOT]
+    assert find_waiting_slots(db, ["nightly"]) == [SLOT]
     assert claim_slot(db, SLOT, TWO) == ClaimedSlot(run_id=run_id)
 
 
@@ -122,13 +122,13 @@ def test_slot_whose_listing_is_complete_waits_for_nobody(db: Database) -> None:
     record_slot(db, SLOT)
     begin(db)
 
-    assert (find_waiting(db, ["nightly"]), claim_slot(db, SLOT, TWO)) == ([], None)
+    assert (find_waiting_slots(db, ["nightly"]), claim_slot(db, SLOT, TWO)) == ([], None)
 
 
 def test_slots_of_other_schedules_are_not_ours(db: Database) -> None:
     record_slot(db, SLOT)
 
-    assert find_waiting(db, ["hourly"]) == []
+    assert find_waiting_slots(db, ["hourly"]) == []
 
 
 def test_run_that_is_still_going_makes_the_next_slot_skip(db: Database) -> None:
@@ -241,4 +241,4 @@ def test_slot_that_is_skipped_is_run_by_nobody(db: Database) -> None:
     assert skip_slot(db, SLOT, "before this schedule was first seen")
 
     assert not skip_slot(db, SLOT, "again")
-    assert (find_waiting(db, ["nightly"]), claim_slot(db, SLOT, ONE)) == ([], None)
+    assert (find_waiting_slots(db, ["nightly"]), claim_slot(db, SLOT, ONE)) == ([], None)

@@ -14,10 +14,11 @@ from producer.batching import cut
 from producer.changes import compare
 from producer.sources import Found
 from results import ledger
+from results.guard import Guard
 from results.ledger import Answer, Claim, Failure
 from results.listing import end_listing, find_known, record_chunk
 from results.queries import RunProgress, count_failures, find_runs, verify_run
-from results.runs import Guard, RunRequest, cancel_run, close_runs, open_run
+from results.runs import RunRequest, cancel_run, close_runs, open_run
 from results.session import Database
 from results.staging import publish_run, settle_runs, was_published
 from results.tables import RunStatus, images, manifest_rows, predictions, runs, staged_images, staged_predictions
@@ -204,7 +205,7 @@ def test_black_images_of_a_manifest_are_held_back(db: Database) -> None:
     assert labels(db) == dict.fromkeys(files, "cat")
 
 
-def test_site_that_was_down_takes_no_answers_away(db: Database, published: dict[str, File]) -> None:
+def test_host_that_was_down_takes_no_answers_away(db: Database, published: dict[str, File]) -> None:
     before = dump(db)
 
     run = night(db, published | {"000.jpg": File(content=0, look=FailureReason.STORAGE_ERROR)})

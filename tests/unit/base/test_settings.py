@@ -185,6 +185,7 @@ def test_paths_in_a_file_are_meant_from_its_folder(folder: Path, monkeypatch: py
     ("text", "message"),
     [
         ("top_k = 'many'", "top_k='many' in {file} is not valid: Input should be a valid integer"),
+        ("timezone = 'Mars/X'", "timezone='Mars/X' in {file} is not valid: it is no time zone; write one such as"),
         ("top_k = true", "top_k='True' in {file} is not valid"),
         ("top_k = [1]", "top_k=[1] in {file} is not valid"),
         ("home = ['a']", "home=['a'] in {file} is not valid"),

@@ -41,6 +41,7 @@ def get(url: str, *, max_bytes: int = 1000, tries: int = 1, seconds: float = 10.
             "http://shop.example/rot%20&%20blau/%C3%A4%20b.jpg?w=1&h=%C3%BC",
         ),
         ("http://bücher.example", "http://xn--bcher-kva.example/"),
+        ("http://пример.рф:8080/", "http://xn--e1afmkfd.xn--p1ai:8080/"),
         ("http://[2606:4700::1111]:80?x", "http://[2606:4700::1111]:80/?x"),
     ],
 )
@@ -63,6 +64,7 @@ def test_url_without_a_host_or_with_a_password_is_refused(url: str) -> None:
     [
         *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),  # noqa: S104 (not bound to)
         *("224.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.0.8", "192.0.2.1", "198.18.0.1", "192.88.99.1"),
+        "168.63.129.16",
         *("::1", "::", "fe80::1", "fe80::1%eth0", "fd00::1", "fec0::1", "ff02::1", "2001:db8::1", "3fff::1"),
         *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::7f00:1", "64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::1"),
     ],
@@ -130,6 +132,31 @@ def test_redirects_are_followed_up_to_five(web: Web) -> None:
     web.pages["/5"] = Page(status=307, headers={"Location": "/0"})
     with pytest.raises(UrlRefused, match="more than 5 times"):
         get(web.url + "/0")
+
+
+def test_redirect_may_hold_plain_utf_8(web: Web) -> None:
+    web.pages["/"] = Page(status=302, headers={"Location": "/rot & grün.jpg".encode().decode("latin-1")})
+    web.pages["/rot%20&%20gr%C3%BCn.jpg"] = Page(b"pixels")
+
+    assert get(web.url + "/").body == b"pixels"
+
+
+def test_what_a_server_says_is_text_that_sql_takes(web: Web) -> None:
+    web.pages["/"] = Page(b"pixels", headers={"ETag": '"\0x"'})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer_once, args=(server, b"\0" * 5000 + b"\r\n\r\n"), daemon=True).start()
+        with pytest.raises(UrlUnanswered) as raised:
+            get(f"http://127.0.0.1:{server.getsockname()[1]}/")
+
+    message = str(raised.value)
+    assert (message.isprintable(), len(message) < 300) == (True, True)
+    assert get(web.url + "/").fingerprint.isprintable()
+
+
+def answer_once(server: socket.socket, answer: bytes) -> None:
+    with server.accept()[0] as connection:
+        connection.recv(4096)
+        connection.sendall(answer)
 
 
 def test_larger_body_is_not_read_whatever_its_length_says(web: Web) -> None:

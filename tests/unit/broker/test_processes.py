@@ -36,6 +36,7 @@ def test_part_has_every_setting_of_the_command(tmp_path: Path, monkeypatch: pyte
         bucket_endpoint="http://store.example:9000",
         bucket_requester_pays=True,
         bucket_user_project="our-project",
+        allow_private_urls=True,
         images_per_batch=7,
         batches_in_queue=8,
         lease_seconds=100.5,

@@ -16,6 +16,7 @@ from tests.unit.models.test_registry import publish
 def nightly(tmp_path: Path) -> Schedule:
     """A schedule that can be worked off."""
     (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
     publish(Registry(tmp_path / "models"))
     return Schedule(name="nightly", cron="0 2 1 1 *", source=str(tmp_path / "photos"), model="small_cnn", until="06:00")
 
@@ -40,7 +41,11 @@ def test_next_time_of_a_schedule_is_told(tmp_path: Path, nightly: Schedule) -> N
 
 @pytest.mark.parametrize(
     ("terms", "message"),
-    [({"source": "/nowhere"}, "'nightly': no folder '/nowhere'"), ({"model": "other"}, "'nightly': no model 'other'")],
+    [
+        ({"source": "/nowhere"}, "'nightly': no folder '/nowhere'"),
+        ({"exclude": ("*",)}, "'nightly': no images in file://"),
+        ({"model": "other"}, "'nightly': no model 'other'"),
+    ],
 )
 def test_what_keeps_a_schedule_from_running_is_a_fault(
     tmp_path: Path, nightly: Schedule, terms: dict[str, str], message: str

@@ -133,6 +133,14 @@ def test_manifest_has_the_uri_that_results_ask_for(tmp_path: Path) -> None:
     assert source.uri == source_uri(str(tmp_path / "m.csv")) == open_source(source.uri, access=ACCESS).uri
 
 
+def test_manifest_in_too_long_a_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["椅" * 80] * 3)
+    folder.mkdir(parents=True)
+
+    with pytest.raises(SourceError, match="Move it up"):
+        manifest(folder, "image\n")
+
+
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [

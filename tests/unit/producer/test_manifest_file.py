@@ -52,6 +52,8 @@ def test_parquet_keeps_types_that_json_has() -> None:
         "price": [Decimal("1.50"), None],
         "weight": [float("nan"), 2.0],
         "day": pa.array([1_700_000_000_123_456_789, None], pa.timestamp("ns", "UTC")),
+        "time": pa.array([1_001, None], pa.time64("ns")),
+        "took": pa.array([1_001, None], pa.duration("ns")),
     }
     file = io.BytesIO()
     parquet.write_table(pa.table(rows), file)
@@ -60,9 +62,31 @@ def test_parquet_keeps_types_that_json_has() -> None:
 
     day = datetime(2023, 11, 14, 22, 13, 20, 123456, UTC).isoformat()
     assert found == [
-        ("a.jpg", "1", {"price": 1.5, "weight": None, "day": day}),
-        ("b.jpg", "", {"price": None, "weight": 2.0, "day": None}),
+        ("a.jpg", "1", {"price": 1.5, "weight": None, "day": day, "time": "00:00:00.000001", "took": "0:00:00.000001"}),
+        ("b.jpg", "", {"price": None, "weight": 2.0, "day": None, "time": None, "took": None}),
     ]
+
+
+DEEP = "[" * 900 + "]" * 900
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"x": pa.array([10**8], pa.date32())}, "m.parquet cannot be read after row 0: date value out of range"),
+        ({"x": pa.array([[1]], pa.list_(pa.timestamp("ns")))}, "m.parquet cannot be read after row 0: Nanosecond"),
+        ({"x": [1], "X": [2]}, "there are several columns 'x' in m.parquet"),
+    ],
+)
+def test_parquet_that_python_cannot_hold_is_told(columns: dict[str, pa.Array], told: str) -> None:
+    file = io.BytesIO()
+    table = pa.table({"path": ["a.jpg"], **columns})
+    parquet.write_table(table.rename_columns([name.lower() for name in table.column_names]), file)
+
+    with pytest.raises(SourceError) as raised:
+        read("m.parquet", file.getvalue())
+
+    assert told in str(raised.value)
 
 
 def test_text_has_one_address_a_line() -> None:
@@ -87,8 +111,9 @@ def test_columns_are_the_same_text_in_any_order() -> None:
         ("m.csv", 'image,sku\na.jpg,"1\n', "m.csv, line 2: unexpected end of data"),
         ("m.csv", b"image,sku\na.jpg,1\n\xff.jpg,2\n", "m.csv, line 3: it is not UTF-8"),
         ("m.csv", "image,sku\na.jpg,1\0\n", "m.csv, line 2: there is text"),
-        ("m.csv", "image,sku,sku\n", "m.csv, line 1: there are several columns 'sku'"),
+        ("m.csv", "image,sku,sku\n", "there are several columns 'sku' in m.csv"),
         ("m.csv", f"image,sku\na.jpg,{'1' * 501}\n", "m.csv, line 2: 'sku' is '1"),
+        ("m.csv", f"image,sku\na.jpg,{'椅' * 167}\n", "m.csv, line 2: 'sku' is '椅"),
         ("m.csv", "picture,sku\na.jpg,1\n", "the images is not clear; there are 'picture', 'sku'"),
         ("m.csv", "image,url,sku\n", "is not clear; there are 'image', 'url', 'sku'. Name it with --column"),
         ("m.csv", "image\na.jpg\n", "there is no column 'sku' in m.csv; there are 'image'"),
@@ -98,6 +123,7 @@ def test_columns_are_the_same_text_in_any_order() -> None:
         ("m.jsonl", '{"url": "a.jpg", "sku": 1}\n{"sku": 2}\n', "m.jsonl, line 2: 'url' is None, and no address"),
         ("m.jsonl", '{"url": "a.jpg", "sku": [1]}\n', "m.jsonl, line 1: 'sku' is '[1]', and no key"),
         ("m.jsonl", '{"url": "a.jpg", "sku": "\\ud800"}\n', "m.jsonl, line 1: there is text that is not UTF-8"),
+        ("m.jsonl", f'{{"url": "a.jpg", "sku": 1, "x": {DEEP}}}\n', "m.jsonl, line 1: lists or objects"),
         ("m.parquet", "image,sku\n", "m.parquet cannot be read"),
     ],
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """New images whose bytes are known under another name."""
 
 import hashlib
+from contextlib import closing
 from pathlib import Path
 
 from producer.changes import Change, Kind
@@ -26,7 +27,7 @@ def twins(changes: list[Change], answered: dict[str, set[bytes]]) -> Twins:
     def find_answered(fingerprints: object) -> dict[str, set[bytes]]:
         return {fingerprint: hashes for fingerprint, hashes in answered.items() if fingerprint in list(fingerprints)}  # type: ignore[call-overload]
 
-    with NewImages() as images:
+    with closing(NewImages()) as images:
         for change in changes:
             images.add(change)
         return images.find_twins(find_answered)

@@ -3,8 +3,7 @@
 import pytest
 
 from base.errors import SetupError
-from results.guard import FEWEST_ANSWERS, Listed, Shown, check_answers, check_listing, parse_allowed
-from results.runs import Guard
+from results.guard import FEWEST_ANSWERS, Guard, Listed, Shown, check_answers, check_listing, parse_allowed
 
 
 @pytest.mark.parametrize(
