@@ -25,7 +25,7 @@ from PIL import (
     GifImagePlugin,  # noqa: F401
     Image,
     JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
+    PngImagePlugin,
     TiffImagePlugin,  # noqa: F401
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
@@ -72,6 +72,12 @@ OTHER_SIGNATURES = (
     ("EMF", rb"\x01\x00\x00\x00.{36} EMF"),
     ("WMF", rb"\xd7\xcd\xc6\x9a"),
 )
+# Larger images are not converted whole, but in strips of so many pixels.
+_WHOLE_PIXELS, _STRIP_PIXELS = 2**24, 2**20
+
+# For each pixel: WebP has two canvases of four bytes, a progressive JPEG four coefficients of two, and more is needed.
+_DECODER_BYTES = 9
+
 HEAD_BYTES = 1024  # An SVG's prolog has to fit; every other signature is shorter.
 
 # EXIF orientation → how the pixels as stored are turned into what the camera saw (Exif 2.32, section 4.6.4).
@@ -84,6 +90,9 @@ ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# Compressed texts and profiles may be as large as those of real images, for which Pillow's 1 MB is too little.
+PngImagePlugin.MAX_TEXT_CHUNK = 16 * 2**20
 
 # Pillow logs what it stumbles over; an ImageError says it.
 logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
@@ -119,20 +128,19 @@ def decode(encoded: bytes, preprocessing: Preprocessing, limits: DecodingLimits)
     image_format = _recognise(encoded)
     # Pillow has no such argument; in one process the limit is the same for all images.
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
             return _decode(encoded, preprocessing)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        message = f"{image_format} of more than {limits.max_pixels:,} pixels"
-        raise ImageError(FailureReason.TOO_LARGE, message) from error
-    except MemoryError as error:
-        raise ImageError(FailureReason.TOO_LARGE, f"{image_format} that needs more memory than there is") from error
-    except Exception as error:  # Pillow raises whatever its parsers run into: struct.error, IndexError, KeyError…
-        if _is_truncated(encoded, image_format, error):
-            raise ImageError(FailureReason.TRUNCATED, f"{image_format} that ends too early{_tell(error)}") from error
-        raise ImageError(FailureReason.UNREADABLE, f"damaged {image_format}{_tell(error)}") from error
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            message = f"{image_format} of more than {limits.max_pixels:,} pixels"
+            raise ImageError(FailureReason.TOO_LARGE, message) from error
+        except MemoryError as error:
+            message = f"{image_format} that needs more memory than there is"
+            raise ImageError(FailureReason.TOO_LARGE, message) from error
+        except Exception as error:  # Pillow raises whatever its parsers run into: struct.error, IndexError, KeyError…
+            raise _explain(error, encoded, image_format) from error
 
 
 def _recognise(encoded: bytes) -> str:
@@ -162,14 +170,32 @@ def _decode(encoded: bytes, preprocessing: Preprocessing) -> np.ndarray:
         image.draft("RGB", (needed, needed))
         image.load()
         # Turning the small square gives what turning the whole image before would, as the square is its centre.
-        pixels = fit(to_rgb(image), preprocessing)
+        pixels = fit(_to_small_rgb(image, needed), preprocessing)
         turn = ORIENTATIONS.get(_orientation(image))
     return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 
+def _to_small_rgb(image: Image.Image, needed: int) -> Image.Image:
+    """As `to_rgb`, but a large image is averaged down to no less than the needed side, a few rows at a time.
+
+    Otherwise an image and what it is converted to would be in memory together, whole: twice 400 MB and more.
+    """
+    if _is_plain(image) or image.width * image.height <= _WHOLE_PIXELS:
+        return to_rgb(image)
+    factor = max(1, min(image.size) // needed)
+    if image.mode in ("I", "F"):  # What is white is found in all of its values.
+        return to_rgb(image.reduce(factor))
+    small = Image.new("RGB", (math.ceil(image.width / factor), math.ceil(image.height / factor)))
+    rows = factor * max(1, _STRIP_PIXELS // (factor * image.width))
+    for top in range(0, image.height, rows):
+        strip = to_rgb(image.crop((0, top, image.width, min(top + rows, image.height))))
+        small.paste(strip.reduce(factor), (0, top // factor))
+    return small
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode by the rules at the top of this file."""
-    if image.mode == "RGB" and "transparency" not in image.info:
+    if _is_plain(image):
         return image
     if image.mode.startswith("I;16"):
         return _grey((np.asarray(image) >> 8).astype(np.uint8))
@@ -178,6 +204,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _over_white(image)
     return image.convert("RGB")
+
+
+def _is_plain(image: Image.Image) -> bool:
+    return image.mode == "RGB" and "transparency" not in image.info
 
 
 def _grey(values: np.ndarray) -> Image.Image:
@@ -220,10 +250,48 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _explain(error: Exception, encoded: bytes, image_format: str) -> ImageError:
+    if _is_truncated(encoded, image_format, error):
+        return ImageError(FailureReason.TRUNCATED, f"{image_format} that ends too early{_tell(error)}")
+    if _may_lack_memory(encoded, image_format):
+        message = f"{image_format} that needs more memory than there is, or is damaged{_tell(error)}"
+        return ImageError(FailureReason.TOO_LARGE, message)
+    return ImageError(FailureReason.UNREADABLE, f"damaged {image_format}{_tell(error)}")
+
+
 def _is_truncated(encoded: bytes, image_format: str, error: Exception) -> bool:
     if image_format == "WEBP":  # Its decoder does not say what it misses, but its header says how long it is.
         return int.from_bytes(encoded[4:8], "little") + 8 > len(encoded)
     return isinstance(error, EOFError) or (isinstance(error, OSError) and "truncated" in str(error).lower())
+
+
+def _may_lack_memory(encoded: bytes, image_format: str) -> bool:
+    """Whether it is so large that its decoder may have met the limit; libraries in C tell of that as of damage."""
+    try:
+        if image_format == "WEBP":
+            width, height = _webp_size(encoded)
+        else:
+            with Image.open(BytesIO(encoded), formats=FORMATS) as image:
+                width, height = image.size
+        np.empty((height, width, _DECODER_BYTES), np.uint8)  # Never written to, so it takes no memory.
+    except MemoryError:
+        return True
+    except Exception:  # noqa: BLE001 (as when it is decoded)
+        return False
+    return False
+
+
+def _webp_size(encoded: bytes) -> tuple[int, int]:
+    """Width and height as the header has them (RFC 9649, sections 2.5 to 2.7); Pillow tells them once it decodes."""
+    number = int.from_bytes
+    match encoded[12:16]:
+        case b"VP8X":
+            return number(encoded[24:27], "little") + 1, number(encoded[27:30], "little") + 1
+        case b"VP8L":
+            bits = number(encoded[21:25], "little")
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        case _:
+            return number(encoded[26:28], "little") & 0x3FFF, number(encoded[28:30], "little") & 0x3FFF
 
 
 def _tell(error: Exception) -> str:

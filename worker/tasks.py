@@ -2,8 +2,6 @@
 
 import functools
 import os
-import resource
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +24,7 @@ from results.schema import open_database
 from results.session import Database
 from worker.classify import classify
 from worker.heartbeat import Heartbeat
+from worker.memory import limit_memory
 from worker.reconciler import Reconciler, worker_id
 
 if TYPE_CHECKING:
@@ -179,19 +178,8 @@ def _classifier(name: str, version: int, content_hash: str) -> "Classifier":
         )
     limits = DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     classifier = Classifier(found, limits=limits)
-    _limit_memory(settings.memory_bytes)
+    limit_memory(settings.memory_bytes)
     return classifier
-
-
-def _limit_memory(growth_bytes: int) -> None:
-    """Make an image that needs too much memory fail by itself, instead of the machine choosing whom to kill."""
-    if sys.platform != "linux":  # Elsewhere there is no telling how much is mapped, or no such limit.
-        return
-    with open("/proc/self/statm") as statm:
-        mapped = int(statm.read().split()[0]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = mapped + growth_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
 def _owner() -> str:

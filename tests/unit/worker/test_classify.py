@@ -1,7 +1,6 @@
 """The images of a batch → answers and failures, with a fake engine."""
 
 from collections.abc import Collection
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,9 @@ from base.errors import FailureReason
 from models.classifier import Classifier
 from models.decoding import DecodingLimits
 from models.engines.fake import FakeEngine
-from models.folder_storage import FolderStorage
 from models.preprocessing import Preprocessing
-from models.registry import ModelVersion
 from results.ledger import Answer, ClaimedImage, Failure
+from tests.fake_model import fake_version
 from tests.samples import make_jpeg, make_png
 from worker import classify as classify_module
 from worker.classify import classify
@@ -50,23 +48,8 @@ def engine() -> CountingEngine:
 
 
 @pytest.fixture
-def classifier(engine: CountingEngine, tmp_path: Path) -> Classifier:
-    version = ModelVersion(
-        name="fake",
-        version=1,
-        content_hash="a" * 64,
-        storage=FolderStorage(tmp_path),
-        labels=("red", "green", "blue"),
-        preprocessing=Preprocessing(size=32, crop=1.0, mean=0.0, scale=1.0),
-        temperature=1.0,
-        thresholds={"red": 0.9, "green": None, "blue": 0.5},
-        target_precision=0.95,
-        engine_file="fake.tflite",
-        files={},
-        metrics={},
-        built_with={},
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-    )
+def classifier(engine: CountingEngine) -> Classifier:
+    version = fake_version(Preprocessing(size=32, crop=1.0, mean=0.0, scale=1.0))
     limits = DecodingLimits(max_bytes=MAX_BYTES, max_pixels=10**6)
     return Classifier(version, limits=limits, engine=engine)
 
