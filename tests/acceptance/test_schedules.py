@@ -21,7 +21,7 @@ from tests.acceptance.test_run import make_many
 from tests.servers import Valkey
 
 Start = Callable[..., "subprocess.Popen[str]"]
-IMAGES = 3000
+IMAGES = 12_000
 
 
 @pytest.fixture

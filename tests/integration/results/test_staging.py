@@ -499,9 +499,8 @@ def test_listing_that_was_cut_off_is_not_taken_for_shrunk(
     assert len(labels(db)) == 20
 
 
+@pytest.mark.parametrize("database_address", ["postgresql"], indirect=True)  # SQLite has no such limit.
 def test_judge_may_take_minutes(db: Database) -> None:
-    if db.is_sqlite:
-        pytest.skip("SQLite has no such limit")
     files = folder(3)
     run_id = open_night(db, files)
     classify(db, files)
