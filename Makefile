@@ -11,7 +11,7 @@ NPM_INSTALL = npm install --no-save --no-package-lock --ignore-scripts --no-audi
 # The settings of whoever calls are not those of the tests and the demo.
 unexport $(filter-out TAGMILL_TEST_%,$(filter TAGMILL_%,$(.VARIABLES)))
 
-.PHONY: help install demo test test-azure lint format check coverage corpus bench-listing settings lock clean
+.PHONY: help install demo test test-azure lint format check coverage corpus bench-listing bench-ledger settings lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ corpus: install ## Look at odd and damaged files as a worker does: our own, with
 
 bench-listing: install ## Measure listings of 10,000, 100,000 and 1,000,000 keys; takes some minutes and 3 GB of disk
 	@.venv/bin/python -m bench.listing
+
+bench-ledger: install ## Measure what Celery and the ledger cost a worker, on both databases; takes some minutes
+	@.venv/bin/python -m bench.ledger
 
 settings: install ## Write docs/settings.md anew from base/settings.py
 	.venv/bin/python -m docs.settings_table > docs/settings.md

@@ -40,15 +40,18 @@ def free_port() -> int:
 
 
 @contextmanager
-def postgres_server(superuser: str = "postgres", password: str = _PASSWORD) -> Iterator[str]:
+def postgres_server(superuser: str = "postgres", password: str = _PASSWORD, *, durable: bool = False) -> Iterator[str]:
     """A PostgreSQL server with SCRAM passwords, for as long as the block lasts.
+
+    Args:
+        durable: what is committed survives a power cut, which is what a commit costs; no test needs that.
 
     Yields:
         The address of its superuser's database `postgres`.
     """
     # Its own folder: as root the server runs as another user, who must reach it, and pytest's folders are private.
     folder = Path(tempfile.mkdtemp(prefix="tagmill-postgres-"))
-    storage = Path(tempfile.mkdtemp(prefix="tagmill-postgres-", dir=_memory()))
+    storage = Path(tempfile.mkdtemp(prefix="tagmill-postgres-", dir=None if durable else _memory()))
     user = "nobody" if os.geteuid() == 0 else None
     try:
         for place in (folder, storage):
@@ -70,8 +73,8 @@ def postgres_server(superuser: str = "postgres", password: str = _PASSWORD) -> I
         )
         port = free_port()
         settings = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": 60}
-        # Nothing here outlives the tests, so nothing needs to survive a power cut.
-        settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        if not durable:
+            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with open(folder / "log", "wb") as log:
             server = subprocess.Popen(
@@ -318,7 +321,7 @@ def _postgres_binaries(folder: Path, user: str | None) -> Path:
 
 def _memory() -> Path | None:
     """A folder that is kept in memory, where there is room in it: each new database is hundreds of files."""
-    folder = Path("/dev/shm")
+    folder = Path("/dev/shm")  # noqa: S108 (mkdtemp makes its own inside)
     has_room = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > _DATABASES_BYTES
     return folder if has_room else None
 
