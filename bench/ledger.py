@@ -141,6 +141,7 @@ def _with_ledger(settings: Settings, photos: Path, model: str, processes: int) -
         worker = subprocess.Popen(
             worker_command("bench.worker:app", QUEUE, processes, "worker@bench"),
             env=environment | worker_environment("bench"),
+            stdout=subprocess.DEVNULL,  # Celery's farewell.
         )
         try:
             run = [sys.executable, "-m", "cli", "run", str(photos), "--model", model, "--json"]
