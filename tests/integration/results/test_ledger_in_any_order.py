@@ -4,6 +4,7 @@
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ _LEASE = 45.0
 _RESEND = 30.0
 _ROOM = 3
 _WORKERS = 3
+_ROUNDS = 200  # Far more than it takes to end what three claims each could not.
 _PICK = st.integers(0, 99)  # Which of those that there are.
 
 _numbers = itertools.count()
@@ -49,6 +51,7 @@ class Process:
     number: int = field(default_factory=lambda: next(_numbers))
     held: Claim | None = None
     held_until: float = 0.0  #: when its lease runs out
+    is_lost: bool = False  #: somebody else has what it held
 
     @property
     def owner(self) -> str:
@@ -67,6 +70,8 @@ class Ledger(RuleBasedStateMachine):
         self.queue: list[int] = []
         self.processes = [Process(worker) for worker in range(_WORKERS)]
         self.ends: dict[int, tuple[str, str | None]] = {}  # Of each image that was saved: status, and label.
+        self.losses: Counter[int] = Counter()  # Of each image: how often what held it died, or lost its lease.
+        self.lost_claims: Counter[int] = Counter()  # The same of each batch.
         self.cancelled = False
 
     @initialize(sizes=st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=3))
@@ -123,6 +128,9 @@ class Ledger(RuleBasedStateMachine):
         batch_id = self.queue.pop(which % len(self.queue))
         process.held = ledger.claim(self.db, batch_id, owner=process.owner, lease_seconds=_LEASE)
         process.held_until = self.clock.seconds + _LEASE
+        process.is_lost = False
+        self.note_taken_over(batch_id, process)
+        assert process.held is None or self.lost_claims[batch_id] < ledger.CLAIMS_LEFT_UNANSWERED
         self.note_given_up()
 
     @precondition(lambda self: self.busy())
@@ -159,6 +167,7 @@ class Ledger(RuleBasedStateMachine):
     @rule(whose=_PICK, parent_lives=st.booleans())
     def die(self, whose: int, parent_lives: bool) -> None:
         process = self.busy()[whose % len(self.busy())]
+        self.note_loss(process)
         self.processes[process.worker] = Process(process.worker)
         if parent_lives:
             ledger.give_back_lost(self.db, process.owner, FailureReason.WORKER_LOST)
@@ -168,14 +177,16 @@ class Ledger(RuleBasedStateMachine):
         self.clock.pass_by(seconds)
 
     @precondition(lambda self: self.busy())
-    @rule(whose=_PICK, then=st.sampled_from(["extend", "finish", "give_back"]))
-    def wake_up_late(self, whose: int, then: str) -> None:
+    @rule(whose=_PICK, then=st.sampled_from(["extend", "finish", "give_back"]), others_finish=st.booleans())
+    def wake_up_late(self, whose: int, then: str, others_finish: bool) -> None:
         """A worker stalls until others have taken what it held, and then goes on as if nothing had happened."""
         process = self.busy()[whose % len(self.busy())]
         self.clock.pass_by(_LEASE + 1)
         self.dispatch(_ROOM)
         while self.queue and self.idle():
             self.claim(0, 0)
+        while others_finish and len(self.busy()) > 1:
+            self.finish(1 if self.busy()[0] is process else 0, failing=set(), twice=False)
         place = self.busy().index(process)
         if then == "finish":
             self.finish(place, failing=set(), twice=False)
@@ -204,7 +215,9 @@ class Ledger(RuleBasedStateMachine):
             return
         while not find_listing(self.db, self.run_id)[1]:
             self.list_on(behind=False)
+        rounds = itertools.count()
         while find_runs(self.db, self.run_id)[0].finished_at is None:
+            assert next(rounds) < _ROUNDS, "the run does not end"
             self.time_passes(46.0)
             self.dispatch(_ROOM)
             while self.busy():
@@ -240,11 +253,25 @@ class Ledger(RuleBasedStateMachine):
         assert image_id not in self.ends
         self.ends[image_id] = (status, label)
 
+    def note_taken_over(self, batch_id: int, process: Process) -> None:
+        """A claim takes nothing from a process whose lease has not run out."""
+        for other in self.busy():
+            if other is not process and other.held and other.held.batch_id == batch_id:
+                assert process.held is None or self.clock.seconds > other.held_until
+                self.note_loss(other)
+
+    def note_loss(self, process: Process) -> None:
+        if process.held is not None and not process.is_lost:
+            process.is_lost = True
+            self.lost_claims[process.held.batch_id] += 1
+            self.losses.update(image.image_id for image in process.held.images)
+
     def note_given_up(self) -> None:
-        """A claim may have ended an image that was alone in its batch."""
+        """A claim may have ended an image that was alone in its batch, and whose workers were lost."""
         for row in rows_of(self.db, self.run_id):
             if row.status == ItemStatus.FAILED and row.reason == FailureReason.WORKER_LOST:
                 self.ends.setdefault(row.image_id, (ItemStatus.FAILED, None))
+                assert self.losses[row.image_id] >= ledger.CLAIMS_LEFT_UNANSWERED
 
 
 def ends_of(held: Claim, failing: set[int]) -> tuple[list[Answer], list[Failure]]:
