@@ -38,7 +38,7 @@ def test_poison_images_fail_alone(tagmill: Tagmill, tmp_path: Path) -> None:
         "TAGMILL_IMAGE_SECONDS": "1",
     }
 
-    facts = tagmill.run(folder, "--workers", "1")
+    facts = tagmill.run(folder, "--workers", "2")
 
     assert facts["classified"] == 9
     rows = tagmill.sql("SELECT image_uri, reason, attempts FROM failures_by_image")

@@ -4,6 +4,7 @@ import random
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -123,7 +124,7 @@ def test_run_that_is_cancelled_at_any_moment_is_proved_and_stays_as_it_is(db: Da
     assert was_cancelled >= 5
 
 
-def test_version_that_is_activated_in_the_middle_of_a_run_is_for_the_next(db: Database) -> None:
+def test_version_that_is_activated_in_the_middle_of_a_run_is_for_later_ones(db: Database) -> None:
     second = RunRequest(source="file:///photos", model="m", model_version=2, content_hash="b" * 64)
     of_second = record(db, images=1, request=second)
     held = claim(db, due(db)[0])
@@ -147,3 +148,5 @@ def test_version_that_is_activated_in_the_middle_of_a_run_is_for_the_next(db: Da
     assert len(rows) == 2 and {row.run_id for row in rows} == {run_id, of_second}
     assert (find_runs(db, run_id)[0].model_version, verify_run(db, run_id).gaps) == (1, ())
     assert active_models(db) == {"m": 2}
+    record(db, images=1, source="file:///more", request=replace(second, source="file:///more"))
+    assert claim(db, due(db)[0]).model_version == 2
