@@ -26,6 +26,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from base.errors import BrokerError
+from base.folders import make_private_folder
 
 _START_SECONDS = 10.0
 _STOP_SECONDS = 10.0
@@ -49,7 +50,7 @@ def embedded_broker(home: Path) -> Iterator[str]:
     """
     folder = home / "broker"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
         users = open(folder / _USERS, "a")  # noqa: SIM115 (closed by _leave)
     except OSError as error:
         raise BrokerError(

@@ -87,7 +87,7 @@ def run(
     check_model(registry, model)
     app = _configured_broker(settings, workers)
     db = open_database(settings, create=True)
-    version = find_or_build(registry, model, quiet=json)
+    version = find_or_build(settings, registry, model, quiet=json)
     deadline = None if until is None else next_time(until, find_time(db), settings.zone)
     request = make_request(
         images, version, everything=everything, top_k=top_k or settings.top_k, guard=guard, deadline=deadline

@@ -33,6 +33,9 @@ from results.tables import (
 #: A batch whose claims were lost this often is split; an image alone in its batch is given up.
 CLAIMS_LEFT_UNANSWERED = 2
 
+# Whoever chooses what to send on PostgreSQL holds the lock of this number meanwhile.
+_SENDERS_LOCK = 7461677
+
 
 class LeaseLost(Exception):
     """Somebody else holds the batch by now, or has finished it: drop the work."""
@@ -220,8 +223,8 @@ def holds_batches(db: Database, owner: str) -> bool:
 def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> list[tuple[int, int]]:
     """Choose the batches to send now, and note that they are sent.
 
-    Noted before they are sent, so that several senders do not choose the same ones; one that dies in between has lost
-    a message, and lost messages are sent again.
+    Noted before they are sent, so that several senders neither choose the same ones nor fill the same room; one that
+    dies in between has lost a message, and lost messages are sent again.
 
     Args:
         room: how many at the most.
@@ -234,6 +237,9 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
     """
 
     def work(connection: sa.Connection) -> list[tuple[int, int]]:
+        if not db.is_sqlite:
+            # On SQLite all that write wait for each other. Here two would count before either has noted what it takes.
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SENDERS_LOCK)))
         is_open = sa.and_(NOT_DONE, runs.c.status.in_(OPEN))
         ready = sa.or_(
             sa.and_(batches.c.status == BatchStatus.PENDING, sa.func.coalesce(batches.c.not_before, 0) <= db.now),
@@ -245,20 +251,25 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
         sent = connection.execute(
             sa.select(sa.func.count()).select_from(batches.join(runs)).where(waiting)
         ).scalar_one()
-        never_sent = batches.c.sent_at.is_(None)
+
+        def choose(which: sa.ColumnElement[bool], most: int) -> list[tuple[int, int, int]]:
+            found = connection.execute(
+                sa.select(batches.c.run_id, batches.c.priority, batches.c.id)
+                .select_from(batches.join(runs))
+                .where(is_open, ready, may_go, which)
+                .order_by(batches.c.run_id, batches.c.priority, batches.c.id)
+                .limit(max(most, 0))
+                .with_for_update(skip_locked=True, of=batches)
+            )
+            return [(row.run_id, row.priority, row.id) for row in found]
+
         patience = resend_seconds if queued else resend_seconds / 6
-        taken_for_lost = sa.and_(batches.c.sent_at < db.now - patience, sa.literal(queued < sent))
-        due = connection.execute(
-            sa.select(batches.c.run_id, batches.c.id)
-            .select_from(batches.join(runs))
-            .where(is_open, ready, may_go, sa.or_(never_sent, taken_for_lost))
-            .order_by(batches.c.run_id, batches.c.priority, batches.c.id)
-            .limit(room)
-            .with_for_update(skip_locked=True, of=batches)
-        ).all()
+        due = choose(batches.c.sent_at < db.now - patience, room) if queued < sent else []
+        # What another sender has taken, and the broker does not hold yet, needs its room, too.
+        due += choose(batches.c.sent_at.is_(None), room + queued - max(sent, queued + len(due)))
         if due:
-            connection.execute(batches.update().where(batches.c.id.in_([row.id for row in due])).values(sent_at=db.now))
-        return [(row.run_id, row.id) for row in due]
+            connection.execute(batches.update().where(batches.c.id.in_([one[2] for one in due])).values(sent_at=db.now))
+        return [(run_id, batch_id) for run_id, _, batch_id in sorted(due)]
 
     return db.write(work)
 
