@@ -4,9 +4,8 @@ import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
-import structlog
-
 from base.errors import AppError, BrokerError, SetupError, TransientError
+from base.logs import get_logger
 from base.settings import Settings
 from cli.output import Reporter, duration, say
 from cli.status import find_run
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from results.session import Database
     from worker.local import LocalWorker
 
-log = structlog.get_logger()
+log = get_logger()
 
 _LOOK_SECONDS = 0.25
 _LOOK_SECONDS_WHILE_LISTING = 1.0

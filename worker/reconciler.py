@@ -10,11 +10,11 @@ import uuid
 from collections import deque
 from typing import Any
 
-import structlog
 from celery import bootsteps
 from celery.worker import state
 
 from base.errors import AppError, FailureReason
+from base.logs import get_logger
 from base.settings import load_settings
 from broker.dispatch import dispatch
 from results import ledger
@@ -22,7 +22,7 @@ from results.schema import open_database
 from results.session import Database
 from worker.heartbeat import ALARM_EXIT_CODE
 
-log = structlog.get_logger()
+log = get_logger()
 
 #: Exit code of a worker whose processes die before they do anything.
 KEEPS_DYING_EXIT_CODE = 70

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from celery import signals
-from structlog.contextvars import bound_contextvars
 
 from base.errors import AppError, DatabaseError, ModelError, SetupError, TransientError
+from base.logs import bound_contextvars, get_logger
 from base.settings import Settings, load_settings
 from broker.app import QUEUE, make_app
 from broker.messages import CLASSIFY_BATCH, BatchMessage
@@ -30,7 +29,7 @@ from worker.reconciler import Reconciler, worker_id
 if TYPE_CHECKING:
     from models.classifier import Classifier
 
-log = structlog.get_logger()
+log = get_logger()
 
 settings = load_settings()
 if settings.broker_url is None:
