@@ -16,7 +16,7 @@ from broker.app import QUEUE
 from broker.processes import CODE_FOLDER, process_variables, worker_command
 from results import ledger
 from results.session import Database
-from worker.reconciler import KEEPS_DYING_EXIT_CODE, worker_environment
+from worker.identity import KEEPS_DYING_EXIT_CODE, worker_environment
 
 log = get_logger()
 

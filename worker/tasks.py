@@ -22,9 +22,11 @@ from results.runs import fail_run
 from results.schema import open_database
 from results.session import Database
 from worker.classify import classify
+from worker.forking import fork_first
 from worker.heartbeat import Heartbeat
+from worker.identity import worker_id
 from worker.memory import limit_memory
-from worker.reconciler import Reconciler, worker_id
+from worker.reconciler import Reconciler
 
 if TYPE_CHECKING:
     from models.classifier import Classifier
@@ -36,6 +38,7 @@ if settings.broker_url is None:
     raise SetupError("TAGMILL_BROKER_URL is not set. Start workers with 'tagmill worker', or let 'tagmill run' do it.")
 app = make_app(settings.broker_url.get_secret_value())
 configure_process_logs(settings)
+fork_first(app)
 app.steps["worker"].add(Reconciler)
 app.steps["consumer"].add(Reconnector)
 
