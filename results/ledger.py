@@ -5,7 +5,7 @@ keeps every image at exactly one end is the fence: a claim raises it, and nothin
 `docs/architecture.md` draws it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from base.errors import FailureReason
 from base.fingerprints import UNKNOWN
+from base.stages import Stage
 from results.runs import NOT_DONE, OPEN
 from results.session import Database
 from results.tables import (
@@ -144,10 +145,21 @@ def extend(db: Database, held: Claim, *, lease_seconds: float) -> None:
         raise LeaseLost(f"batch {held.batch_id}, fence {held.fence}")
 
 
-def finish(db: Database, held: Claim, answers: Sequence[Answer], failures: Sequence[Failure]) -> None:
+def finish(
+    db: Database,
+    held: Claim,
+    answers: Sequence[Answer],
+    failures: Sequence[Failure],
+    *,
+    seconds: Mapping[Stage, float] | None = None,
+) -> None:
     """Save the end of every image of a batch, in one transaction and only while the claim is still ours.
 
     Doing it twice changes nothing, so it may be repeated when the outcome of a commit is unknown.
+
+    Args:
+        seconds: where the time of this process went since it last finished a batch. So saving is that of the batch
+            before, as a transaction cannot hold how long it takes.
 
     Raises:
         LeaseLost: somebody else claimed the batch; nothing was written.
@@ -168,6 +180,7 @@ def finish(db: Database, held: Claim, answers: Sequence[Answer], failures: Seque
                 classified=len(answers),
                 reused=sum(answer.reused for answer in answers),
                 failed=len(failures),
+                **{f"{stage}_seconds": spent for stage, spent in (seconds or {}).items()},
             ).returning(batches.c.attempts, batches.c.earlier_attempts)
         ).one_or_none()
         if row is None:
