@@ -28,7 +28,6 @@ from cli.options import (
 )
 from cli.output import PASSED_OVER, facts_table, print_json, progress, quiet_logs, say
 from cli.status import describe, find_run
-from cli.work import Work
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -178,6 +177,7 @@ def _see_to(
     json: bool,
 ) -> None:
     """Begin the run, see it to its end, print the summary and exit as that says."""
+    from cli.work import Work
     from producer.start_run import start_run
     from results.queries import active_models, find_request
 

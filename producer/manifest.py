@@ -18,8 +18,6 @@ from operator import attrgetter
 from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 
-import obstore
-
 from base.buckets import BucketAccess, Fault, errors, fault_of, open_source_bucket, split_uri
 from base.errors import SourceError, TransientError
 from base.settings import without_secrets
@@ -155,6 +153,8 @@ class Manifest:
             raise SourceError(f"{self.uri} cannot be read: {error.strerror}. Check its permissions.") from error
 
     def _download(self, file: BinaryIO) -> None:
+        import obstore  # Most manifests are files.
+
         scheme, bucket, key = split_uri(self.uri)
 
         def get() -> bool:
