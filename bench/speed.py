@@ -126,7 +126,8 @@ class Bench:
         """What a single worker process holds after a tenth of the images, and after all."""
         run = self._run(folder, "int8", None, 1)
         early, late = (run.watched.resident("worker process", run.saved_at(count)) for count in (number // 10, number))
-        return {"early_bytes": early, "late_bytes": late, "peak_bytes": run.watched.peak_of("worker process")}
+        peak = run.watched.peak_of("worker process")
+        return {"images": number, "early_bytes": early, "late_bytes": late, "peak_bytes": peak}
 
     def peer(self, peer: Peer) -> Figures:
         """One of the others."""
@@ -196,7 +197,8 @@ def main(options: argparse.Namespace) -> None:
         if not options.only or MEMORY in options.only:
             number = min(_MEMORY_IMAGES, options.number * 4)
             shutil.rmtree(bench.photographs)
-            repeats[MEMORY] = [bench.memory(fill(scratch / MEMORY, contents, number), number) | {"images": number}]
+            folder = fill(scratch / MEMORY, contents, number)
+            repeats |= _measure({MEMORY: partial(bench.memory, folder, number)}, 1)
     _write(options, machine, repeats)
 
 
