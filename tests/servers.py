@@ -39,8 +39,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def postgres_server(superuser: str = "postgres", password: str = _PASSWORD) -> Iterator[str]:
+def postgres_server(superuser: str = "postgres", password: str = _PASSWORD, *, durable: bool = False) -> Iterator[str]:
     """A PostgreSQL server with SCRAM passwords, for as long as the block lasts.
+
+    Args:
+        durable: what is committed survives a power cut, as on a server of somebody's; nothing else here outlives tests.
 
     Yields:
         The address of its superuser's database `postgres`.
@@ -67,8 +70,8 @@ def postgres_server(superuser: str = "postgres", password: str = _PASSWORD) -> I
         )
         port = free_port()
         settings = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": 60}
-        # Nothing here outlives the tests, so nothing needs to survive a power cut.
-        settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        if not durable:
+            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with open(folder / "log", "wb") as log:
             server = subprocess.Popen(
