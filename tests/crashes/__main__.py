@@ -1,42 +1,55 @@
-"""Reads `SCENARIO ROLE all|distinct` from stdin; kills that role at each of its points, and tells what came of it."""
+"""Ends a role of a scenario at each of its points, and tells what came of it: `SCENARIO ROLE WHICH` comes from stdin,
+and `survey` has the words for it."""
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 from models.registry import Registry
 from tests.crashes.mill import Mill, publish_model
-from tests.crashes.scenarios import SCENARIOS, complaints, make_images
+from tests.crashes.scenarios import SCENARIOS, complaints, drain, make_images
 
 
 def survey(mill: Mill, folder: Path, name: str, role: str, which: str) -> dict[str, object]:
-    """Kill a role of a scenario at each point, one after the other.
+    """End a role of a scenario at each point, one after the other.
 
     Args:
-        which: `all`, or `distinct` for the first of those that have the same name.
+        which: `all` kills it at each, `distinct` at the first of those that have the same name. `asleep` stops it
+            there, and it wakes up when all is over; but not in a transaction, for whose locks the others would wait.
 
     Returns:
-        `points`, the names of those that it was killed at, and `faults`, what was wrong afterwards.
+        `points`, the names of those that it was ended at, and `faults`, what was wrong afterwards.
     """
-    faults = _attempt(mill, folder, name, role, kill_at=0)
+    how = signal.SIGSTOP if which == "asleep" else signal.SIGKILL
+    faults = _attempt(mill, folder, name, role)
     names = mill.points.names()
     chosen = [at for at, point in enumerate(names, 1) if which == "all" or point not in names[: at - 1]]
+    if how is signal.SIGSTOP:
+        chosen = [at for at in chosen if not names[at - 1].startswith("before the commit")]
     for at in [] if faults else chosen:
-        found = _attempt(mill, folder, name, role, kill_at=at)
-        if mill.points.names()[at - 1 : at] != [names[at - 1]]:
-            found.append(f"it came to {mill.points.names()[at - 1 : at]}")
-        faults += [f"{role} killed at point {at}, {names[at - 1]}: {fault}" for fault in found]
+        found = _attempt(mill, folder, name, role, at, how)
+        met = mill.points.names()[at - 1 : at]
+        found += [f"it came to {met}"] if met != [names[at - 1]] else []
+        faults += [f"{role} ended at point {at}, {names[at - 1]}: {fault}" for fault in found]
     return {"points": [names[at - 1] for at in chosen], "faults": faults}
 
 
-def _attempt(mill: Mill, folder: Path, name: str, role: str, *, kill_at: int) -> list[str]:
-    mill.reset(role, kill_at)
+def _attempt(
+    mill: Mill, folder: Path, name: str, role: str, end_at: int = 0, how: signal.Signals = signal.SIGKILL
+) -> list[str]:
+    mill.reset(role, end_at, how)
+    scenario = SCENARIOS[name]
     try:
-        SCENARIOS[name].play(mill, folder / name)
-        return list(complaints(mill, SCENARIOS[name]))
+        scenario.play(mill, folder / name)
+        mill.wake()
+        drain(mill)
+        return list(complaints(mill, scenario))
     except AssertionError as error:
         return [str(error)]
+    finally:
+        mill.end()
 
 
 def main() -> None:

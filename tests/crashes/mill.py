@@ -6,6 +6,7 @@ in one process. Time is told by a clock that all of them share and that stands s
 """
 
 import importlib
+import itertools
 import mmap
 import os
 import shutil
@@ -16,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +34,7 @@ import models.classifier
 import producer.batching
 import producer.schedules
 import results.session
+import worker.heartbeat
 import worker.reconciler
 from base.settings import load_settings
 from broker.app import QUEUE, RUNS_QUEUE
@@ -81,7 +84,6 @@ _IMPORTED_ONCE = (
     "producer.stopper",
     "psutil",
     "worker.classify",
-    "worker.heartbeat",
     "worker.memory",
 )
 
@@ -117,6 +119,7 @@ class Mill:
         self.clock = SharedClock()
         self.points = Points(folder)
         self.dead: list[int] = []  #: workers that were killed and of which no reconciler has heard
+        self._stopped: list[int] = []
         self._folder = folder
         self._broker = redis.Redis.from_url(broker_url)
         self._watched = ""
@@ -131,13 +134,13 @@ class Mill:
         if self.database.is_sqlite:
             shutil.copy(str(self._url.database), folder / "empty.db")
 
-    def reset(self, role: str, kill_at: int) -> None:
-        """An empty database and broker; count the points of a role anew."""
+    def reset(self, role: str, end_at: int, how: signal.Signals = signal.SIGKILL) -> None:
+        """An empty database and broker; count the points of a role anew, and end it at one as `Points.begin` says."""
         self.database.close()
         self._empty_database()
         self._broker.flushall()
         self.clock.seconds = 1_700_000_000.0
-        self.points.begin(kill_at)
+        self.points.begin(end_at, how)
         self._watched, self._parts, self.dead = role, 0, []
         self._log.write_text("")
 
@@ -148,7 +151,7 @@ class Mill:
             meanwhile: called as often as it waits for others; without it, it is interrupted then, as by Ctrl-C.
 
         Returns:
-            False where it was killed.
+            False where it was killed, or stopped.
         """
         self._parts += 1
         assert self._parts <= _MOST_PARTS, f"after {_MOST_PARTS} processes it is not at its end: {self.log()[-1500:]}"
@@ -165,14 +168,33 @@ class Mill:
                     break
                 meanwhile()
                 ours.sendall(b".")
-        _, status = os.waitpid(pid, 0)
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            self._stopped.append(pid)
+            return False
         code = os.waitstatus_to_exitcode(status)
         if code == -signal.SIGKILL:
             self.dead += [pid] if role == "worker" else []
             return False
-        if code != 0:
-            raise AssertionError(f"the {role} ended with {code}: {self.log()[-1500:]}")
+        assert code == 0, f"the {role} ended with {code}: {self.log()[-1500:]}"
         return True
+
+    def wake(self) -> None:
+        """Let those go on that were stopped, until they end by themselves."""
+        while self._stopped:
+            self.database.close()
+            pid = self._stopped.pop()
+            os.kill(pid, signal.SIGCONT)
+            _, status = os.waitpid(pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            assert code == 0, f"what was stopped ended with {code}: {self.log()[-1500:]}"
+
+    def end(self) -> None:
+        """End those that were stopped and never woken."""
+        for pid in self._stopped:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self._stopped = []
 
     def _be(self, role: str, part: Callable[[], object], theirs: socket.socket) -> None:
         """The life of a forked process."""
@@ -184,13 +206,13 @@ class Mill:
                 os.dup2(log.fileno(), 2)
 
             def wait(_: float) -> None:
-                theirs.sendall(b".")
-                if not theirs.recv(1):
+                # Nobody is there any more for one that was stopped meanwhile.
+                if theirs.fileno() < 0 or theirs.sendall(b".") or not theirs.recv(1):
                     raise KeyboardInterrupt
 
             cli.work.time = SimpleNamespace(monotonic=time.monotonic, sleep=wait)  # type: ignore[assignment]
             if role == self._watched:
-                self.points.watch()
+                self.points.watch(theirs.close)
             part()
             code = 0
         except KeyboardInterrupt:
@@ -211,9 +233,9 @@ class Mill:
         with self.database.reader.begin() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(query)]
 
-    def waiting(self) -> int:
+    def waiting(self, queue: str) -> int:
         """Messages that nobody has taken."""
-        return sum(int(self._broker.llen(queue)) for queue in (QUEUE, RUNS_QUEUE))  # type: ignore[arg-type]
+        return int(self._broker.llen(queue))  # type: ignore[arg-type]
 
     def _empty_database(self) -> None:
         if self.database.is_sqlite:
@@ -261,6 +283,15 @@ def run_command(source: Path) -> None:
     cli.run.run(str(source), model=MODEL)
 
 
+@contextmanager
+def model_missing() -> Iterator[None]:
+    """The registry does not have the model, for as long as the block lasts."""
+    folder = Path(load_settings().models_address) / MODEL
+    away = folder.rename(folder.with_name("away"))
+    yield
+    away.rename(folder)
+
+
 def cancel_command(run_id: int) -> None:
     """`tagmill cancel`."""
     cli.cancel.cancel(run_id)
@@ -280,8 +311,15 @@ def record_run(db: Database, source: Path) -> None:
     record_listing(db, opened, listing, images_per_batch=2, on_chunk=lambda: None)
 
 
-def work() -> None:
-    """A worker, until nothing waits for it."""
+def work(*, slowly: bool = False) -> None:
+    """A worker, until nothing waits for it.
+
+    Args:
+        slowly: it renews its lease again and again.
+    """
+    if slowly:
+        ticks = itertools.count(0, 10)
+        worker.heartbeat.time = SimpleNamespace(monotonic=lambda: next(ticks))  # type: ignore[assignment]
     app = importlib.import_module("worker.tasks").app
     app.steps["worker"].clear()  # The reconciler is a part of its own here.
     _serve(app, QUEUE)

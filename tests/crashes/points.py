@@ -1,4 +1,4 @@
-"""The points at which a process may be killed: before and after each commit, each send and each acknowledgement.
+"""The points at which a process may end: before and after each commit, each send and each acknowledgement.
 
 They are met in the libraries that commit, send and acknowledge, so that the product knows nothing of it, and what it
 does more of one day is a point by itself. Only the main thread counts: when a thread that renews something comes by is
@@ -11,6 +11,7 @@ import re
 import signal
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _WRITE = re.compile(r"(INSERT INTO|UPDATE|DELETE FROM) (\w+)(?: SET (.*?) WHERE)
 
 
 class Points:
-    """Counts the points of a role, in all its processes together, and kills the one that comes to a chosen point.
+    """Counts the points of a role, in all its processes together, and ends the one that comes to a chosen point.
 
     Args:
         folder: where it notes what they were.
@@ -32,37 +33,45 @@ class Points:
     def __init__(self, folder: Path) -> None:
         self._names = folder / "points"
         self._shared = mmap.mmap(-1, struct.calcsize("qq"))  # A forked process sees the same bytes.
-        self._is_watched = False
+        self._signal = signal.SIGKILL
+        self._on_end: Callable[[], object] | None = None
         self._meet_commits()
         self._meet_sends()
         self._meet_acknowledgements()
 
-    def begin(self, kill_at: int) -> None:
+    def begin(self, end_at: int, how: signal.Signals) -> None:
         """Count from 1 again.
 
         Args:
-            kill_at: the number of the point to be killed at; 0: only count.
+            end_at: the number of the point to end at; 0: only count.
+            how: SIGKILL, or SIGSTOP for a process that wakes up much later.
         """
         self._names.write_text("")
-        struct.pack_into("qq", self._shared, 0, 0, kill_at)
+        self._signal = how
+        struct.pack_into("qq", self._shared, 0, 0, end_at)
 
-    def watch(self) -> None:
-        """Count what this process does from now on."""
-        self._is_watched = True
+    def watch(self, on_end: Callable[[], object]) -> None:
+        """Count what this process does from now on.
+
+        Args:
+            on_end: what it does before it ends.
+        """
+        self._on_end = on_end
 
     def names(self) -> list[str]:
         """What was met since `begin`."""
         return self._names.read_text().splitlines()
 
     def _meet(self, name: str) -> None:
-        if not self._is_watched or threading.current_thread() is not threading.main_thread():
+        if self._on_end is None or threading.current_thread() is not threading.main_thread():
             return
-        met, kill_at = struct.unpack_from("qq", self._shared)
-        struct.pack_into("qq", self._shared, 0, met + 1, kill_at)
+        met, end_at = struct.unpack_from("qq", self._shared)
+        struct.pack_into("qq", self._shared, 0, met + 1, end_at)
         with self._names.open("a") as names:
             names.write(name + "\n")
-        if met + 1 == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if met + 1 == end_at:
+            self._on_end()
+            os.kill(os.getpid(), self._signal)
 
     def _meet_commits(self) -> None:
         @sa.event.listens_for(sa.Engine, "before_cursor_execute")

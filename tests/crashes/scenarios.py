@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from base.errors import FailureReason
+from broker.app import QUEUE, RUNS_QUEUE
 from results import ledger
 from results.queries import verify_run
 from results.schedules import Slot, skip_slot
@@ -56,7 +57,7 @@ def schedule(mill: Mill, source: Path) -> None:
             if mill.rows("SELECT 1 FROM slots WHERE status = 'done'"):
                 return
             mill.do("reconciler", partial(parts.reconcile, _heard_of(mill)))
-            if mill.waiting():
+            if mill.waiting(QUEUE):
                 mill.do("worker", parts.work)
         mill.clock.pass_by(LONG_SECONDS)
 
@@ -69,8 +70,6 @@ def cancel(mill: Mill, source: Path) -> None:
     while _is_open(mill):
         mill.do("producer", partial(parts.cancel_command, 1))
         mill.do("reconciler", partial(parts.reconcile, []))
-    if mill.waiting():
-        mill.do("worker", parts.work)  # For images that have their end by now.
 
 
 def lost(mill: Mill, source: Path) -> None:
@@ -84,10 +83,28 @@ def lost(mill: Mill, source: Path) -> None:
     mill.dead = [_DEAD]
     while _is_open(mill):
         mill.do("reconciler", partial(parts.reconcile, _heard_of(mill)))
-        if mill.waiting():
-            mill.do("worker", parts.work)
+        if mill.waiting(QUEUE):
+            mill.do("worker", partial(parts.work, slowly=True))
         else:
             mill.clock.pass_by(LONG_SECONDS)
+
+
+def fault(mill: Mill, source: Path) -> None:
+    """A worker whose registry does not have the model; then it is mended, and the command is given again."""
+    parts.record_run(mill.database, source)
+    with parts.model_missing():
+        mill.do("reconciler", partial(parts.reconcile, []))
+        mill.do("worker", parts.work)
+    mill.clock.pass_by(LONG_SECONDS)
+    run(mill, source)
+
+
+def drain(mill: Mill) -> None:
+    """Deliver the messages that are left; all images have their end by now."""
+    if mill.waiting(QUEUE):
+        mill.do("worker", parts.work)
+    if mill.waiting(RUNS_QUEUE):
+        mill.do("producer", parts.produce)
 
 
 def _heard_of(mill: Mill) -> list[int]:
@@ -103,6 +120,7 @@ SCENARIOS = {
     "run": Scenario(play=run, ends=RUN),
     "schedule": Scenario(play=schedule, ends=STAGED, slots=("skipped", "done")),
     "cancel": Scenario(play=cancel, ends=CANCELLED),
+    "fault": Scenario(play=fault, ends=RUN),
     "lost": Scenario(play=lost, ends=LOST, claims=3),
 }
 
@@ -127,10 +145,12 @@ def complaints(mill: Mill, scenario: Scenario) -> Iterator[str]:
     slots = tuple(status for (status,) in mill.rows("SELECT status FROM slots ORDER BY due_at"))
     if slots != scenario.slots:
         yield f"the slots are {slots}, and not {scenario.slots}"
-    if waiting := mill.waiting():
-        yield f"{waiting} messages are left"
-    if "Traceback" in mill.log():
-        yield f"something was logged: {mill.log()[-1500:]}"
+    for queue in (QUEUE, RUNS_QUEUE):
+        if waiting := mill.waiting(queue):
+            yield f"{waiting} messages are left in {queue}"
+    for event in ("reconciler_failed", "slot_broke", "raised unexpected"):
+        if event in mill.log():
+            yield f"{event}: {mill.log()[-1500:]}"
 
 
 def _wrong_ends(mill: Mill, scenario: Scenario) -> Iterator[str]:

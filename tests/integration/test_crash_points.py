@@ -68,13 +68,17 @@ def _driver(folder: Path, broker_url: str, database: str) -> Iterator[Survey]:
     ("scenario", "role", "which", "fewest"),
     [
         ("run", "producer", "all", 20),
+        ("run", "producer", "asleep", 8),
         ("run", "worker", "all", 18),
+        ("run", "worker", "asleep", 4),
         ("schedule", "producer", "all", 30),
         ("schedule", "reconciler", "all", 8),
         ("schedule", "worker", "distinct", 6),
         ("cancel", "producer", "all", 6),
-        ("lost", "worker", "distinct", 10),
+        ("fault", "worker", "distinct", 10),
+        ("lost", "worker", "distinct", 12),
         ("lost", "reconciler", "distinct", 6),
+        ("lost", "reconciler", "asleep", 4),
     ],
 )
 def test_whoever_is_killed_nothing_is_lost_or_doubled(
