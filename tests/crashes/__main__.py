@@ -54,12 +54,14 @@ def _attempt(
 
 def main() -> None:
     folder = Path(sys.argv[1])
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Whatever else is said.
     publish_model(Registry(Path(os.environ["TAGMILL_MODELS_URL"])))
     for name, scenario in SCENARIOS.items():
         make_images(folder / name, scenario.ends)
     mill = Mill(folder, os.environ["TAGMILL_BROKER_URL"])
     for line in sys.stdin:
-        print(json.dumps(survey(mill, folder, *line.split())), flush=True)
+        print(json.dumps(survey(mill, folder, *line.split())), file=answers, flush=True)
 
 
 main()

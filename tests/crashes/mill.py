@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,16 +37,21 @@ import producer.schedules
 import results.session
 import worker.heartbeat
 import worker.reconciler
+import worker.tasks
+from base.errors import FailureReason
 from base.settings import load_settings
 from broker.app import QUEUE, RUNS_QUEUE
+from broker.dispatch import dispatch
 from models.engines.fake import FakeEngine
 from models.preprocessing import Preprocessing
 from models.registry import Registry, open_registry
 from producer.folder import Folder
 from producer.list_source import record_listing, source_listing
 from producer.start_run import make_request
+from results import ledger
+from results.guard import Guard
 from results.runs import open_run
-from results.schema import VERSION_TABLE, open_database, upgrade
+from results.schema import VERSION_TABLE, upgrade
 from results.session import Database, database_url
 from results.tables import metadata
 from tests.clock import Clock
@@ -55,7 +61,7 @@ MODEL = "colours"
 #: Longer than a lease, a hold, and the time after which a message is taken for lost.
 LONG_SECONDS = 200.0
 
-# What the parts would import, each anew. Not `worker.tasks` and `producer.tasks`, which are of one process each.
+# What the parts would import, each anew.
 _IMPORTED_ONCE = (
     "billiard.pool",
     "broker.processes",
@@ -179,6 +185,32 @@ class Mill:
         assert code == 0, f"the {role} ended with {code}: {self.log()[-1500:]}"
         return True
 
+    def work(self, *, slowly: bool = False) -> None:
+        """A worker, until nothing waits for it.
+
+        Only where somebody looks at its points is it Celery's, which takes much longer to start.
+        """
+        if not self.waiting(QUEUE):
+            return
+        if self._watched == "worker":
+            self.do("worker", partial(work, slowly=slowly))
+            return
+        with worker.tasks.app.connection_for_read() as connection, connection.SimpleQueue(QUEUE) as queue:
+            while self.waiting(QUEUE):
+                message = queue.get()
+                work_on(self.database, message.payload[1]["batch_id"])
+                message.ack()
+
+    def reconcile(self) -> None:
+        """What a reconciler does: give back what dead processes held, send what is due, close and publish runs."""
+        dead, self.dead = self.dead, []
+        if self._watched == "reconciler":
+            self.do("reconciler", partial(reconcile, dead))
+            return
+        for pid in dead:
+            ledger.give_back_lost(self.database, f"{worker.reconciler.worker_id()}/{pid}", FailureReason.WORKER_LOST)
+        dispatch(self.database, worker.tasks.app, load_settings())
+
     def wake(self) -> None:
         """Let those go on that were stopped, until they end by themselves."""
         while self._stopped:
@@ -201,6 +233,7 @@ class Mill:
         code = 1
         try:
             signal.alarm(_PART_SECONDS)
+            worker.tasks._classifier.cache_clear()
             with self._log.open("ab") as log:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
@@ -297,16 +330,15 @@ def cancel_command(run_id: int) -> None:
     cli.cancel.cancel(run_id)
 
 
-def work_on(batch_id: int) -> None:
+def work_on(db: Database, batch_id: int) -> None:
     """What a worker does with a message."""
-    tasks = importlib.import_module("worker.tasks")
-    tasks.work_on(open_database(load_settings()), batch_id, load_settings())
+    worker.tasks.work_on(db, batch_id, load_settings())
 
 
-def record_run(db: Database, source: Path) -> None:
+def record_run(db: Database, source: Path, guard: Guard | None = None) -> None:
     """What a command leaves that was killed once it had listed a source."""
     images, version = Folder(str(source)), open_registry(load_settings()).find(MODEL)
-    opened = open_run(db, make_request(images, version), holder="another/1")
+    opened = open_run(db, make_request(images, version, guard=guard), holder="another/1")
     listing = source_listing(db, images, model_version_id=opened.model_version_id, everything=False)
     record_listing(db, opened, listing, images_per_batch=2, on_chunk=lambda: None)
 
@@ -320,26 +352,22 @@ def work(*, slowly: bool = False) -> None:
     if slowly:
         ticks = itertools.count(0, 10)
         worker.heartbeat.time = SimpleNamespace(monotonic=lambda: next(ticks))  # type: ignore[assignment]
-    app = importlib.import_module("worker.tasks").app
-    app.steps["worker"].clear()  # The reconciler is a part of its own here.
-    _serve(app, QUEUE)
+    _serve(worker.tasks.app, QUEUE)
 
 
 def produce() -> None:
     """A producer, which looks at the schedules when it starts, until nothing waits for it."""
-    app = importlib.import_module("producer.tasks").app
-    app.steps["worker"].clear()
-    _serve(app, RUNS_QUEUE)
+    # Here: it looks at the schedules as soon as any worker of its process is ready.
+    _serve(importlib.import_module("producer.tasks").app, RUNS_QUEUE)
 
 
 def reconcile(dead: list[int]) -> None:
     """Two rounds of the reconciler: between them it learns which processes of its worker have died."""
-    app = importlib.import_module("worker.tasks").app
     processes = [SimpleNamespace(pid=pid, exitcode=-signal.SIGKILL, name=f"Worker-{pid}") for pid in dead]
     rounds = _Rounds([processes, []])
     step = worker.reconciler.Reconciler(None)
     step._stopping = rounds  # type: ignore[assignment]
-    step._run(SimpleNamespace(app=app, pool=SimpleNamespace(_pool=rounds)))
+    step._run(SimpleNamespace(app=worker.tasks.app, pool=SimpleNamespace(_pool=rounds)))
 
 
 class _Rounds:
@@ -376,6 +404,7 @@ class _Ender(bootsteps.StartStopStep):
 
 
 def _serve(app: Celery, queue: str) -> None:
+    app.steps["worker"].clear()  # They want a pool of processes; the reconciler is a part of its own here.
     app.steps["consumer"].add(_Ender)
     options = {"without_mingle": True, "without_gossip": True, "without_heartbeat": True, "quiet": True}
     app.Worker(pool="solo", queues=[queue], hostname=f"test@{os.getpid()}", loglevel="WARNING", **options).start()
