@@ -1,8 +1,9 @@
 """The system as one process that forks its parts: what they import is imported once, and each begins within a moment.
 
-Each part runs in a process of its own, with its own connections, and only one of them works at a time, so that the same
-steps come in the same order. A worker is Celery's, with its pool `solo`: it takes, works on and acknowledges messages
-in one process. Time is told by a clock that all of them share and that stands still.
+Each part whose points are looked at runs in a process of its own, with its own connections, and only one of them works
+at a time, so that the same steps come in the same order. A worker is Celery's, with its pool `solo`: it takes, works on
+and acknowledges messages in one process. The others, which only go on with what was left, work in the process that
+starts them. Time is told by a clock that all of them share and that stands still.
 """
 
 import importlib
@@ -321,8 +322,10 @@ def model_missing() -> Iterator[None]:
     """The registry does not have the model, for as long as the block lasts."""
     folder = Path(load_settings().models_address) / MODEL
     away = folder.rename(folder.with_name("away"))
-    yield
-    away.rename(folder)
+    try:
+        yield
+    finally:
+        away.rename(folder)
 
 
 def cancel_command(run_id: int) -> None:

@@ -1,4 +1,4 @@
-"""Whoever is killed, or sleeps too long, wherever it is: others end what it began, and each image has its own end once."""
+"""Whoever is killed, or sleeps too long, and wherever: others end what it began, and each image has its own end once."""
 
 import json
 import os
@@ -62,8 +62,10 @@ def _driver(folder: Path, broker_url: str, database: str) -> Iterator[Survey]:
             told: dict[str, Any] = json.loads(line)
             return told
 
-        yield survey
-        driver.stdin.close()
+        try:
+            yield survey
+        finally:
+            driver.kill()
 
 
 @pytest.mark.parametrize(
