@@ -1,4 +1,4 @@
-"""Whoever is killed, or sleeps too long, and wherever: others end what it began, and each image has its own end once."""
+"""Whoever is killed, or sleeps too long, and wherever: others end what it began, and each image has its end once."""
 
 import json
 import os
