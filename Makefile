@@ -8,10 +8,13 @@ UV_COMPILE = .venv/bin/python -m uv pip compile --quiet --universal --python-ver
 AZURITE = .venv/azurite-3.35.0
 NPM_INSTALL = npm install --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --before 2026-11-01
 
+PEERS = .venv/bench-daft/installed .venv/bench-ray/installed
+BENCH = .venv/bin/python -m bench.speed $(if $(DIR),"$(DIR)") --number $(or $(N),3000) --repeats $(or $(REPEATS),3)
+
 # The settings of whoever calls are not those of the tests and the demo.
 unexport $(filter-out TAGMILL_TEST_%,$(filter TAGMILL_%,$(.VARIABLES)))
 
-.PHONY: help install demo test test-azure lint format check coverage coverage-ledger corpus bench-listing bench-ledger settings lock clean
+.PHONY: help install demo test test-azure lint format check coverage coverage-ledger corpus bench bench-peers bench-growth bench-listing bench-ledger settings lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +66,21 @@ coverage-ledger: install ## Fail where its own tests leave out a branch of resul
 corpus: install ## Look at odd and damaged files as a worker does: our own, with N= mutations, or those of a folder DIR=
 	@.venv/bin/python -m tests.corpus $(if $(DIR),"$(DIR)",--mutations $(or $(N),2000) --seed $(or $(SEED),0))
 
+bench: install ## Measure how fast N=3000 photographs of DIR= are classified, REPEATS=3 times, and what holds it
+	@$(BENCH)
+
+bench-peers: $(PEERS) ## The same, and beside it what others use: Keras, Daft, Ray Data, naive Celery; takes 25 minutes
+	@$(BENCH) --peers
+
+.venv/bench-%/installed: requirements/bench-%.txt | install
+	rm -rf $(@D)
+	.venv/bin/python -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --no-deps --require-hashes -r $<
+	touch $@
+
+bench-growth: install ## Measure what 1,000, 10,000 and 100,000 small images cost each; takes some minutes
+	@.venv/bin/python -m bench.growth --repeats $(or $(REPEATS),3)
+
 bench-listing: install ## Measure listings of 10,000, 100,000 and 1,000,000 keys; takes some minutes and 3 GB of disk
 	@.venv/bin/python -m bench.listing
 
@@ -77,7 +95,9 @@ lock: install ## Write requirements/*.txt anew from pyproject.toml (LOCK_FLAGS=-
 	$(UV_COMPILE) --group build -c requirements/worker.txt -o requirements/build.txt
 	$(UV_COMPILE) pyproject.toml --extra train -c requirements/worker.txt -o requirements/train.txt
 	$(UV_COMPILE) pyproject.toml --extra train --group dev -c requirements/train.txt -c requirements/build.txt -o requirements/dev.txt
+	$(UV_COMPILE) --group pyproject.toml:bench-daft -o requirements/bench-daft.txt
+	$(UV_COMPILE) --group pyproject.toml:bench-ray -o requirements/bench-ray.txt
 
-clean: ## Remove what these targets made: .venv, caches, the demo's home; never a database of yours
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.* htmlcov build dist tagmill-data/demo
+clean: ## Remove what these targets made: .venv, caches, the homes of demo and bench; never a database of yours
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .coverage .coverage.* htmlcov build dist tagmill-data/demo tagmill-data/bench
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

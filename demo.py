@@ -47,7 +47,7 @@ def main() -> int:
 
 def start_afresh(home: Path) -> None:
     """Remove what an earlier demo left, but for the model, which takes a minute to build."""
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     for entry in home.iterdir():
         if entry.is_dir() and entry.name != "models":
             shutil.rmtree(entry)

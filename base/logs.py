@@ -1,9 +1,26 @@
 """Logs: the event is a constant, the facts are fields; always on stderr, because stdout is for results."""
 
+import importlib
 import logging
 import sys
+from typing import TYPE_CHECKING
 
-import structlog
+if TYPE_CHECKING:
+    import structlog
+else:
+    # structlog would load rich for tracebacks in colour, which takes a twentieth of a second of every process; ours are
+    # plain. Whoever wants rich loads it afterwards, or has done so before.
+    _rich = sys.modules.get("rich")
+    sys.modules["rich"] = None
+    try:
+        structlog = importlib.import_module("structlog")
+    finally:
+        del sys.modules["rich"]
+        if _rich is not None:
+            sys.modules["rich"] = _rich
+
+get_logger = structlog.get_logger
+bound_contextvars = structlog.contextvars.bound_contextvars
 
 
 def configure_logs(*, json_lines: bool, level: int = logging.INFO) -> None:

@@ -45,7 +45,8 @@ _BUCKET_URL = re.compile(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]+(/(?!\.{1,2}(/
 class Settings(BaseModel):
     """The settings of one process."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # A traceback would show all values, those of secrets too, where one is wrong.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
     home: Path = Field(
         Path("tagmill-data"),
@@ -390,16 +391,17 @@ def _beside(folder: Path, key: str, value: Any) -> Any:
 
 def _read_secret(given: _Given) -> _Given:
     path = given.value
+    shown = without_secrets(path)  # It may be the address itself, in the wrong place.
     try:
         secret = Path(os.path.expanduser(path)).read_text("utf-8").rstrip("\r\n")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise SetupError(
-            f"{given.key} names {path!r}, which cannot be read: {reason}. "
+            f"{given.key} names {shown!r}, which cannot be read: {reason}. "
             "Name the file that holds the address, or remove it."
         ) from error
     if not secret:
-        raise SetupError(f"{given.key} names {path!r}, which is empty. Write the address into it, or remove it.")
+        raise SetupError(f"{given.key} names {shown!r}, which is empty. Write the address into it, or remove it.")
     return _Given(secret, given.key, given.origin)
 
 

@@ -27,6 +27,7 @@ from urllib.parse import quote, urljoin
 from base.buckets import fingerprint_of, normal_e_tag
 from base.errors import SourceError
 from base.fingerprints import UNKNOWN
+from base.settings import without_secrets
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE | re.DOTALL)
 _PLACE = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?", re.ASCII)
@@ -97,7 +98,7 @@ def normalise_url(url: str) -> str:
     """
     match = _URL.fullmatch(url.partition("#")[0])
     if match is None:
-        raise SourceError(f"{url!r} is no URL. Write https://HOST/PATH.")
+        raise SourceError(f"{without_secrets(url)!r} is no URL. Write https://HOST/PATH.")
     scheme, place, rest = match.groups()
     if "@" in place:
         raise SourceError(
@@ -111,7 +112,7 @@ def normalise_url(url: str) -> str:
         ascii_place = ""
     found = _PLACE.fullmatch(ascii_place)
     if found is None or int(found[2] or 1) not in range(1, 65536):
-        raise SourceError(f"{url!r} names no host. Write https://HOST/PATH.")
+        raise SourceError(f"{without_secrets(url)!r} names no host. Write https://HOST/PATH.")
     return f"{scheme.lower()}://{ascii_place.lower()}{quote(rest if rest[:1] == '/' else '/' + rest, safe=_SAFE)}"
 
 
@@ -185,7 +186,9 @@ def _redirected(url: str, location: str) -> str:
     except (SourceError, ValueError) as error:
         raise UrlRefused(f"it is redirected to what cannot be read: {str(error).partition('. ')[0]}") from error
     if url.startswith("https:") and not target.startswith("https:"):
-        raise UrlRefused(f"it is redirected from https to {target}, which anybody on the way could change")
+        raise UrlRefused(
+            f"it is redirected from https to {without_secrets(target)}, which anybody on the way could change"
+        )
     return target
 
 

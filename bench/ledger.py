@@ -5,9 +5,7 @@ ledger, and once by a plain loop that writes each batch in one transaction; alte
 A process counts from the end of its first batch, when it has loaded its model, to the end of its last one.
 
     python -m bench.ledger [--batches N] [--images-per-batch N] [--processes N] [--repeats N] [--engines NAME …]
-                           [--databases NAME …] [--output FILE]
-
-The model is the pretrained one of the settings' registry, which is built there where it is missing.
+                           [--databases NAME …] [--models FOLDER] [--output FILE]
 """
 
 import argparse
@@ -27,18 +25,20 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from base.settings import Settings, load_settings
+from base.settings import Settings
+from bench.photographs import fill
+from bench.speed import MODELS
 from bench.steps import STEPS
+from bench.versions import pretrained_versions
 from broker.app import QUEUE
 from broker.embedded import embedded_broker
 from broker.processes import process_variables, worker_command
 from demo import PHOTOGRAPHS, foolbox_photographs
-from models.pretrained import ensure_pretrained
-from models.registry import Registry, open_registry
+from models.registry import ModelVersion, Registry
 from results.schema import make_database
 from tests.servers import postgres_server
+from worker.identity import worker_environment
 from worker.local import cores
-from worker.reconciler import worker_environment
 
 _RESULTS = Path(__file__).parent / "results" / "ledger.json"
 _BATCHES, _REPEATS = 16, 5
@@ -59,16 +59,17 @@ class Load:
     processes: int  #: that share it
 
 
-def main(load: Load, repeats: int, engines: list[str], databases: list[str], output: Path) -> None:
+def main(load: Load, models: Path, repeats: int, engines: list[str], databases: list[str], output: Path) -> None:
     """Measure, print a table, and write the figures as JSON."""
+    versions = dict(zip(_ENGINES, pretrained_versions(Registry(models.absolute())), strict=True))
     figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="tagmill-bench-") as name:
         scratch = Path(name)
-        _make_photos(scratch / "photos", load.batches * load.images_per_batch)
-        _publish_engines(scratch / "models")
+        originals = [path.read_bytes() for path in sorted(foolbox_photographs().glob(PHOTOGRAPHS))]
+        fill(scratch / "photos", originals, load.batches * load.images_per_batch)
         for engine in engines:
             for kind in databases:
-                pairs = [_measure(scratch, kind, engine, load, number) for number in range(repeats)]
+                pairs = [_measure(scratch, kind, versions[engine], load, number) for number in range(repeats)]
                 figures.append(
                     {"engine": engine, "database": kind} | asdict(load) | _sum_up(pairs, load.images_per_batch)
                 )
@@ -78,32 +79,7 @@ def main(load: Load, repeats: int, engines: list[str], databases: list[str], out
     output.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def _make_photos(folder: Path, number: int) -> None:
-    """Photographs over and over, each with bytes of its own after its end, so that none is another's twin."""
-    folder.mkdir()
-    originals = [path.read_bytes() for path in sorted(foolbox_photographs().glob(PHOTOGRAPHS))]
-    for index in range(number):
-        (folder / f"{index:06}.jpg").write_bytes(originals[index % len(originals)] + index.to_bytes(4))
-
-
-def _publish_engines(folder: Path) -> None:
-    """A registry in which each engine file of the pretrained model is a model of its own."""
-    found = ensure_pretrained(open_registry(load_settings()), lambda step, done: None)
-    registry = Registry(folder)
-    for engine in _ENGINES:
-        file = f"{engine}.tflite"
-        registry.publish(
-            engine,
-            engines={file: found.read(file)},
-            engine_file=file,
-            labels=found.labels,
-            preprocessing=found.preprocessing,
-            description="For a measurement.",
-            temperature=found.temperature,
-        )
-
-
-def _measure(scratch: Path, kind: str, engine: str, load: Load, number: int) -> dict[str, list[Step]]:
+def _measure(scratch: Path, kind: str, version: ModelVersion, load: Load, number: int) -> dict[str, list[Step]]:
     """One repeat of both ways, the other one first in every second repeat."""
     ways: list[tuple[str, Callable[[Settings, Path, str, int], None]]] = [("ledger", _with_ledger), ("plain", _without)]
     steps: dict[str, list[Step]] = {}
@@ -114,10 +90,10 @@ def _measure(scratch: Path, kind: str, engine: str, load: Load, number: int) -> 
             settings = Settings(
                 home=home,
                 database_url=None if address is None else SecretStr(address),
-                models_url=str(scratch / "models"),
+                models_url=version.storage.address,
                 images_per_batch=load.images_per_batch,
             )
-            way(settings, scratch / "photos", engine, load.processes)
+            way(settings, scratch / "photos", version.name, load.processes)
         steps[name] = _read_steps(home / "steps")
         shutil.rmtree(home)
     return steps
@@ -260,7 +236,8 @@ if __name__ == "__main__":
     parser.add_argument("--engines", nargs="+", choices=_ENGINES, default=_ENGINES)
     parser.add_argument("--databases", nargs="+", choices=_DATABASES, default=_DATABASES)
     parser.add_argument("--processes", type=int, default=cores())
+    parser.add_argument("--models", type=Path, default=MODELS, help="a registry; made where it is not there")
     parser.add_argument("--output", type=Path, default=_RESULTS)
     wanted = parser.parse_args()
     load = Load(wanted.batches, wanted.images_per_batch, wanted.processes)
-    main(load, wanted.repeats, wanted.engines, wanted.databases, wanted.output)
+    main(load, wanted.models, wanted.repeats, wanted.engines, wanted.databases, wanted.output)

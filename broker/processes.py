@@ -5,13 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from celery import signals
-
 from base.logs import configure_logs
 from base.settings import Settings
 from results.session import database_url
 
-#: Where it is started: Celery looks for its app in the current folder first, and another may have such names too.
+#: Where our packages are; and where a process is started, as Celery's own commands look for the app there first.
 CODE_FOLDER = Path(__file__).absolute().parents[1]
 
 
@@ -23,22 +21,19 @@ def worker_command(app: str, queue: str, processes: int, name: str) -> list[str]
         processes: how many tasks are worked on at once.
         name: unique among the workers of a broker.
     """
-    command = [*_celery(app), "worker", "--pool", "prefork", "--concurrency", str(processes), "--queues", queue]
-    command += ["--hostname", name, "--loglevel", "WARNING"]
-    command += ["--without-mingle", "--without-gossip", "--without-heartbeat"]
-    return command
+    return [*_python(), "-m", "broker.celery_worker", app, queue, str(processes), name]
 
 
 def beat_command(app: str) -> list[str]:
     """The command line of a Celery beat."""
-    return [*_celery(app), "beat", "--loglevel", "WARNING"]
+    return [*_python(), "-m", "celery", "--quiet", "--app", app, "beat", "--loglevel", "WARNING"]
 
 
-def _celery(app: str) -> list[str]:
+def _python() -> list[str]:
     # -P: a folder named `worker` where the user happens to be is not ours.
     # Root's warning is about messages that could be code; ours are JSON and nothing else.
     quiet = "ignore:You're running the worker with superuser"
-    return [sys.executable, "-P", "-W", quiet, "-m", "celery", "--quiet", "--app", app]
+    return [sys.executable, "-P", "-W", quiet]
 
 
 def process_variables(settings: Settings, broker_url: str) -> dict[str, str]:
@@ -49,6 +44,8 @@ def process_variables(settings: Settings, broker_url: str) -> dict[str, str]:
         "TAGMILL_MODELS_URL": settings.models_address,
         "TAGMILL_BROKER_URL": broker_url,
     }
+    # Where -P lets nobody look: what is not installed, but a checkout.
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CODE_FOLDER), os.environ.get("PYTHONPATH")]))
     # Threads that fetch from buckets would reserve 64 MB each, of which an image's memory limit leaves no room.
     variables["MALLOC_ARENA_MAX"] = "2"
     # One thread for each process: they share the cores already.
@@ -57,6 +54,8 @@ def process_variables(settings: Settings, broker_url: str) -> dict[str, str]:
 
 def configure_process_logs(settings: Settings) -> None:
     """Have a process of Celery log as the settings say; Celery's own configuration would write in a form of its own."""
+
+    from celery import signals
 
     @signals.setup_logging.connect(weak=False)
     def _configure(**_: Any) -> None:

@@ -7,11 +7,12 @@ with Celery 5.7: a broker killed between two batches left its only worker idle f
 
 from typing import Any
 
-import structlog
 from celery import bootsteps
 from celery.worker import state
 
-log = structlog.get_logger()
+from base.logs import get_logger
+
+log = get_logger()
 
 _LOOK_SECONDS = 1.0
 # A message is counted a moment before it is worked on and a moment after; one that stays so is lost.

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from base.folders import make_private_folder
 from base.settings import load_settings
 from cli.options import Dataset, Json, local_path
 from cli.output import RowFormat, facts_table, print_json, print_rows, progress, say, tell_left_out
@@ -36,11 +37,11 @@ def evaluate(
     settings = load_settings()
     registry = open_registry(settings)
     version = registry.find(model)
-    folder = (
-        settings.home_path / "evaluations" / f"{version.name}-{version.version}"
-        if output is None
-        else local_path(output, "--output")
-    )
+    if output is None:
+        make_private_folder(settings.home_path)
+        folder = settings.home_path / "evaluations" / f"{version.name}-{version.version}"
+    else:
+        folder = local_path(output, "--output")
     with progress(quiet=json) as reporter:
         figures = evaluate_version(
             registry,

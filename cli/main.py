@@ -3,7 +3,6 @@
 0 all is well, 1 the answer is "no", 2 wrong usage or set-up, 130 interrupted.
 """
 
-import importlib.metadata
 import io
 import os
 import signal
@@ -54,6 +53,8 @@ def _options(
     if config is not None:
         os.environ[CONFIG_VARIABLE] = config or "."  # Empty is a mistake, and a folder is refused.
     if version:
+        import importlib.metadata
+
         print(f"tagmill {importlib.metadata.version('tagmill')}")
         raise typer.Exit
 

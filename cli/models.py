@@ -111,9 +111,10 @@ def build() -> None:
     from models.pretrained import DEFAULT_MODEL
     from models.registry import open_registry
 
-    registry = open_registry(load_settings())
+    settings = load_settings()
+    registry = open_registry(settings)
     was_there = registry.has(DEFAULT_MODEL)
-    version = find_or_build(registry, None)
+    version = find_or_build(settings, registry, None)
     say(f"{version} is in {registry.address}{', as before' if was_there else ' now'}")
 
 

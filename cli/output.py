@@ -12,15 +12,13 @@ from contextlib import contextmanager
 from decimal import Decimal
 from enum import StrEnum
 from itertools import chain, islice
-from typing import Any, Protocol, TextIO
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from base.errors import SetupError
-from base.logs import configure_logs
 from base.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 #: What a listing passes over, for people.
 PASSED_OVER = "links, devices and folders that cannot be read"
@@ -41,6 +39,8 @@ _json_line = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 def quiet_logs(settings: Settings) -> None:
     """Log what is wrong, and nothing to stdout."""
+    from base.logs import configure_logs
+
     configure_logs(json_lines=settings.json_logs, level=logging.WARNING)
 
 
@@ -225,6 +225,9 @@ def progress(*, quiet: bool = False) -> Iterator[Reporter]:
     if quiet:
         yield _Silence()
     elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         columns = (SpinnerColumn(), BarColumn(bar_width=30), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             yield _Bar(bar)
@@ -240,11 +243,13 @@ class _Silence:
 
 
 class _Bar:
-    def __init__(self, bar: Progress) -> None:
+    def __init__(self, bar: "Progress") -> None:
         self._bar = bar
         self._task = bar.add_task("", total=None)
 
     def update(self, text: str, share: float | None) -> None:
+        from rich.markup import escape
+
         total = None if share is None else 1.0
         self._bar.update(self._task, description=escape(text), total=total, completed=share or 0.0)
 

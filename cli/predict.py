@@ -32,7 +32,7 @@ def predict(
     from worker.fetching import fetch
 
     settings = load_settings()
-    version = find_or_build(open_registry(settings), model)
+    version = find_or_build(settings, open_registry(settings), model)
     limits = DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
     classifier = Classifier(version, limits=limits)
     told, failed = [], 0

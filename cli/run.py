@@ -28,7 +28,6 @@ from cli.options import (
 )
 from cli.output import PASSED_OVER, facts_table, print_json, progress, quiet_logs, say
 from cli.status import describe, find_run
-from cli.work import Work
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -87,7 +86,7 @@ def run(
     check_model(registry, model)
     app = _configured_broker(settings, workers)
     db = open_database(settings, create=True)
-    version = find_or_build(registry, model, quiet=json)
+    version = find_or_build(settings, registry, model, quiet=json)
     deadline = None if until is None else next_time(until, find_time(db), settings.zone)
     request = make_request(
         images, version, everything=everything, top_k=top_k or settings.top_k, guard=guard, deadline=deadline
@@ -178,6 +177,7 @@ def _see_to(
     json: bool,
 ) -> None:
     """Begin the run, see it to its end, print the summary and exit as that says."""
+    from cli.work import Work
     from producer.start_run import start_run
     from results.queries import active_models, find_request
 

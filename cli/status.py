@@ -1,25 +1,32 @@
 """`tagmill status` and `tagmill verify`."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from base.errors import SetupError
 from base.settings import load_settings
 from cli.options import Json, RunNumber
-from cli.output import facts_table, print_json, say
+from cli.output import RowFormat, facts_table, print_json, print_rows, say
 
 if TYPE_CHECKING:
     from results.queries import RunProgress
     from results.session import Database
 
 
-def status(run: RunNumber = None, json: Json = False) -> None:
+def status(
+    run: RunNumber = None,
+    stages: Annotated[bool, typer.Option("--stages", help="Show where the time of its worker processes went.")] = False,
+    json: Json = False,
+) -> None:
     """Show how far a run is, how fast, and what failed.
 
     Example: tagmill status
     """
+    if stages:
+        _show_stages(run, json=json)
+        return
     from results.queries import count_failures, recent_speed
     from results.schema import open_database
     from results.tables import RunStatus
@@ -40,6 +47,32 @@ def status(run: RunNumber = None, json: Json = False) -> None:
         say(f"run {found.run_id} is held back; 'tagmill publish {found.run_id}' publishes it nevertheless")
     if found.status is RunStatus.CANCELLED and found.finished_at is None:
         say(f"run {found.run_id} is still being cancelled; 'tagmill cancel {found.run_id}' ends that")
+
+
+def _show_stages(run: int | None, *, json: bool) -> None:
+    from results.queries import find_stages
+    from results.schema import open_database
+
+    db = open_database(load_settings())
+    run_id = find_run(db, run).run_id
+    found = find_stages(db, run_id)
+    total = sum(found.seconds.values())
+    rows = [
+        (
+            str(stage),
+            round(seconds, 3),
+            round(seconds / total, 4) if total else 0.0,
+            round(seconds / found.images * 1000, 3) if found.images else 0.0,
+        )
+        for stage, seconds in found.seconds.items()
+    ]
+    columns = ("stage", "seconds", "share", "ms_per_image")
+    if json:
+        stages = [dict(zip(columns, row, strict=True)) for row in rows]
+        print_json({"run_id": run_id, "batches": found.batches, "images": found.images, "stages": stages})
+        return
+    print_rows(columns, [*rows, ("all", round(total, 3), 1.0, round(sum(row[3] for row in rows), 3))], RowFormat.TABLE)
+    say(f"run {run_id}: {found.images:,} images in {found.batches:,} batches, all worker processes together")
 
 
 def verify(run: RunNumber = None, json: Json = False) -> None:

@@ -1,12 +1,12 @@
 """What a run needs while a command sees to it: a broker, workers, somebody who sends what is due, and a look at it."""
 
+import math
 import time
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
-import structlog
-
 from base.errors import AppError, BrokerError, SetupError, TransientError
+from base.logs import get_logger
 from base.settings import Settings
 from cli.output import Reporter, duration, say
 from cli.status import find_run
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from results.session import Database
     from worker.local import LocalWorker
 
-log = structlog.get_logger()
+log = get_logger()
 
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS, _SHORTEST_LOOK_SECONDS = 0.25, 0.02
 _LOOK_SECONDS_WHILE_LISTING = 1.0
 _DISPATCH_SECONDS = 2.0
 # Workers of others that take nothing for so long are most likely not there.
@@ -105,7 +105,9 @@ class Work:
                 raise SetupError(f"run {state.run_id} stopped: {state.error}")
             if state.is_settled:
                 return state
-            time.sleep(_LOOK_SECONDS)
+            # Towards the end more often, so that nobody waits for a look.
+            left = self._speed.seconds_left(state)
+            time.sleep(min(_LOOK_SECONDS, max(_SHORTEST_LOOK_SECONDS, left / 2)))
 
     def _tend(self, reporter: Reporter) -> "RunProgress":
         """Send what is due, see that the workers are alive, show how far it is."""
@@ -143,7 +145,6 @@ class Work:
             return
         if self._app is not None or state.done == state.listed:
             return
-        from broker.app import make_app
         from broker.embedded import embedded_broker
         from worker.local import LocalWorker, cores
 
@@ -157,6 +158,9 @@ class Work:
             log_path=home / "worker.log",
         )
         self._stack.callback(self._worker.stop)
+
+        from broker.app import make_app  # Now, as the worker takes as long to load what this loads.
+
         self._app = make_app(url)
 
     def _dispatch(self) -> None:
@@ -190,6 +194,11 @@ class _Speed:
         self._begun: tuple[float, int] | None = None
         self.images_per_second = 0.0
 
+    def seconds_left(self, state: "RunProgress") -> float:
+        """Until all that is listed has its end, if it goes on like this."""
+        left = state.listed - state.done
+        return left / self.images_per_second if self.images_per_second else math.inf
+
     def describe(self, state: "RunProgress") -> tuple[str, float | None]:
         """What to show, and the share that is done."""
         ended = state.classified + state.failed
@@ -203,5 +212,5 @@ class _Speed:
         if speed:
             text += f", {speed:.0f} img/s"
             if state.is_listed:
-                text += f", {duration((state.listed - state.done) / speed)} left"
+                text += f", {duration(self.seconds_left(state))} left"
         return text, state.done / state.listed if state.is_listed and state.listed else None

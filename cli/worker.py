@@ -19,8 +19,8 @@ def worker(
     """
     from broker.processes import become, process_variables
     from results.schema import open_database
+    from worker.identity import worker_id
     from worker.local import command_line, cores
-    from worker.reconciler import worker_id
 
     settings = load_settings()
     broker_url = check_configured_broker(

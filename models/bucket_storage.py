@@ -21,6 +21,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 
 from base.buckets import CREDENTIALS, Fault, fault_of, open_store, reason_of
 from base.errors import ModelError, TransientError
+from base.folders import make_private_folder
 from models.storage import FACTS_FILE, NAME, NUMBER, MakeFiles, differs, hash_of
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ class BucketStorage:
     def _keep(self, sha256: str, content: bytes) -> None:
         # What cannot be kept is fetched again; doctor tells of a home that cannot be written.
         with suppress(OSError):
+            make_private_folder(self.cache.parents[1])  # The home.
             self.cache.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.cache, prefix=".part-", delete=False) as file:
                 try:

@@ -1,5 +1,6 @@
 """A loaded model version: an image file's bytes in, its most confident labels out."""
 
+from base.stages import Stage, Stopwatch
 from models.decoding import DecodingLimits, decode
 from models.engines.engine import Engine
 from models.predictions import Prediction, confidences, top_k
@@ -13,14 +14,23 @@ class Classifier:
         version: what to classify with.
         limits: what an image may cost.
         engine: for tests; None loads the version's own.
+        watch: told what is being done.
 
     Raises:
         ModelError: the version's files are missing, or not what was published.
     """
 
-    def __init__(self, version: ModelVersion, *, limits: DecodingLimits, engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        version: ModelVersion,
+        *,
+        limits: DecodingLimits,
+        engine: Engine | None = None,
+        watch: Stopwatch | None = None,
+    ) -> None:
         self.version = version
         self._limits = limits
+        self._watch = watch or Stopwatch()
         self._engine = load_engine(version) if engine is None else engine
 
     def predict(self, encoded: bytes, k: int) -> list[Prediction]:
@@ -29,7 +39,8 @@ class Classifier:
         Raises:
             ImageError: the bytes are no image that can be read.
         """
-        pixels = decode(encoded, self.version.preprocessing, self._limits)  # (S, S, 3)
+        pixels = decode(encoded, self.version.preprocessing, self._limits, self._watch)  # (S, S, 3)
+        self._watch.begin(Stage.INFERENCE)
         logits = self._engine.predict_logits(pixels[None])  # (1, K)
         shares = confidences(logits, self.version.temperature)  # (1, K)
         return top_k(shares, self.version.labels, k)[0]

@@ -32,6 +32,7 @@ from PIL import (
 )
 
 from base.errors import FailureReason, ImageError
+from base.stages import Stage, Stopwatch
 from models.preprocessing import Preprocessing, fit
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")  # Never MPO, which breaks on other files; JPEG opens it.
@@ -106,13 +107,16 @@ class DecodingLimits:
     max_pixels: int  #: width x height, looked at before anything is decoded
 
 
-def decode(encoded: bytes, preprocessing: Preprocessing, limits: DecodingLimits) -> np.ndarray:
+def decode(
+    encoded: bytes, preprocessing: Preprocessing, limits: DecodingLimits, watch: Stopwatch | None = None
+) -> np.ndarray:
     """Decode an image file and cut out the pixels that a model sees.
 
     Args:
         encoded: the file's content.
         preprocessing: what the model version expects.
         limits: files and images above them are refused.
+        watch: told when decoding begins, and when preprocessing.
 
     Returns:
         uint8 (S, S, 3), RGB.
@@ -121,6 +125,8 @@ def decode(encoded: bytes, preprocessing: Preprocessing, limits: DecodingLimits)
         ImageError: there is no such image in it; its reason is one of truncated, not_an_image, unsupported_format,
             unreadable and too_large.
     """
+    watch = watch or Stopwatch()
+    watch.begin(Stage.DECODING)
     if not encoded:
         raise ImageError(FailureReason.TRUNCATED, "the file is empty")
     if len(encoded) > limits.max_bytes:
@@ -132,7 +138,7 @@ def decode(encoded: bytes, preprocessing: Preprocessing, limits: DecodingLimits)
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            return _decode(encoded, preprocessing)
+            return _decode(encoded, preprocessing, watch)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             message = f"{image_format} of more than {limits.max_pixels:,} pixels"
             raise ImageError(FailureReason.TOO_LARGE, message) from error
@@ -162,13 +168,14 @@ def _recognise(encoded: bytes) -> str:
     raise ImageError(FailureReason.NOT_AN_IMAGE, f"{len(encoded):,} bytes that begin with {head[:12]!r}, like no image")
 
 
-def _decode(encoded: bytes, preprocessing: Preprocessing) -> np.ndarray:
+def _decode(encoded: bytes, preprocessing: Preprocessing, watch: Stopwatch) -> np.ndarray:
     with Image.open(BytesIO(encoded), formats=FORMATS) as image:
         # libjpeg can leave out detail while decoding: down to 1/8, and never below the square's final size. Over 200
         # photographs enlarged to short sides of 520 to 1500, accuracy stayed within 0.5 points and decoding took half.
         needed = math.ceil(preprocessing.size / preprocessing.crop)
         image.draft("RGB", (needed, needed))
         image.load()
+        watch.begin(Stage.PREPROCESSING)
         # Turning the small square gives what turning the whole image before would, as the square is its centre.
         pixels = fit(_to_small_rgb(image, needed), preprocessing)
         turn = ORIENTATIONS.get(_orientation(image))

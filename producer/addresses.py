@@ -6,6 +6,7 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from base.errors import SourceError
+from base.settings import without_secrets
 from base.urls import is_url, normalise_url
 from producer.bucket import is_bucket_url, parse_bucket_url
 from producer.folder import path_to_uri
@@ -27,7 +28,10 @@ def address_to_uri(address: str, folder: str) -> str:
     """
     uri = _to_uri(address, folder)
     if len(uri) > LONGEST_URI:
-        raise SourceError(f"{address[:100]!r}… is longer than {LONGEST_URI} characters. Give the image a shorter name.")
+        raise SourceError(
+            f"{without_secrets(address)[:100]!r}… is longer than {LONGEST_URI} characters. "
+            "Give the image a shorter name."
+        )
     return uri
 
 
@@ -43,8 +47,8 @@ def _to_uri(address: str, folder: str) -> str:
         return _file_uri(os.fsdecode(unquote_to_bytes(address.removeprefix("file://"))))
     if _SCHEME.match(address):
         raise SourceError(
-            f"{address!r} cannot be read. Write a path, or an address that begins with file:///, s3://, gs://, az://, "
-            "http:// or https://."
+            f"{without_secrets(address)!r} cannot be read. Write a path, or an address that begins with file:///, "
+            "s3://, gs://, az://, http:// or https://."
         )
     if address.startswith("/") or folder.startswith("file://"):
         return _file_uri(os.path.join(os.fsdecode(unquote_to_bytes(folder.removeprefix("file://"))), address))

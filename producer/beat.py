@@ -2,18 +2,18 @@
 
 from typing import Any
 
-import structlog
 from celery import beat, signals
 from celery.schedules import crontab
 
 from base.errors import SetupError, TransientError
+from base.logs import get_logger
 from base.settings import load_settings
 from broker.app import make_app
 from broker.messages import LOOK_AT_SCHEDULES
 from broker.processes import configure_process_logs
 from broker.ticks import send_tick
 
-log = structlog.get_logger()
+log = get_logger()
 
 settings = load_settings()
 if settings.broker_url is None:

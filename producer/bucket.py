@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote_to_bytes
 
-import obstore
-
 from base.buckets import (
     CREDENTIALS,
     BucketAccess,
@@ -195,6 +193,8 @@ class Bucket:
 
     def _look(self) -> Found | None:
         """The object that the URL names; None where we see none. What else is wrong, a listing tells."""
+        import obstore
+
         if not self._place.prefix:
             return None
         try:
@@ -210,6 +210,8 @@ class Bucket:
 
     def _entries(self, after: str | None) -> Iterator["ObjectMeta"]:
         """All objects below the prefix, beginning after a key; a store that falters is asked again for what is left."""
+        import obstore  # Here, as below: of no use to whoever has a folder.
+
         tries = 0
         while True:
             try:

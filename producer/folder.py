@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from base.errors import SourceError
+from base.settings import without_secrets
 from producer.globs import Globs
 from producer.sources import Found, PassedOver, Stretch
 
@@ -33,7 +34,7 @@ class Folder:
         if path.startswith("file://"):
             path = os.fsdecode(unquote_to_bytes(path.removeprefix("file://")))
         if not path or "://" in path:
-            raise SourceError(f"{path!r} is no local folder. Name a folder of images, or one image.")
+            raise SourceError(f"{without_secrets(path)!r} is no local folder. Name a folder of images, or one image.")
         self._root = os.fsencode(os.path.realpath(path))
         try:
             mode = os.stat(self._root).st_mode

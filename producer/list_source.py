@@ -24,6 +24,9 @@ from results.listing import (
 from results.runs import OpenRun
 from results.session import Database
 
+# So long a producer gives way to another that lists the same run, at least and at most.
+_GIVE_WAY_SECONDS = 0.2, 1.0
+
 #: What a run lists, beginning after a URI.
 Listing = Callable[[str | None], Iterator[Change]]
 
@@ -110,5 +113,5 @@ def record_listing(
             return
         except ListingTaken:
             # Another producer lists the same run. Both may: each chunk is written once. Give it time to be ahead.
-            time.sleep(random.uniform(0.2, 1.0))
+            time.sleep(random.uniform(*_GIVE_WAY_SECONDS))
             cursor, is_listed = find_listing(db, run.run_id)

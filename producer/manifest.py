@@ -18,10 +18,9 @@ from operator import attrgetter
 from typing import BinaryIO
 from urllib.parse import unquote_to_bytes
 
-import obstore
-
 from base.buckets import BucketAccess, Fault, errors, fault_of, open_source_bucket, split_uri
 from base.errors import SourceError, TransientError
+from base.settings import without_secrets
 from producer.addresses import LONGEST_URI, address_to_uri
 from producer.bucket import ask_store, is_bucket_url, parse_bucket_url, refusal
 from producer.folder import path_to_uri
@@ -73,14 +72,18 @@ class Manifest:
         self._name = address.rpartition("/")[2]
         if address.lower().endswith(".txt") and (column is not None or key is not None):
             option = "--column" if column is not None else "--key"
-            raise SourceError(f"{address!r} has one address a line and no columns. Leave out {option}, or write CSV.")
+            raise SourceError(
+                f"{without_secrets(address)!r} has one address a line and no columns. Leave out {option}, or write CSV."
+            )
         if is_bucket_url(address):
             self.uri = parse_bucket_url(address).uri
         else:
             raw = unquote_to_bytes(address.removeprefix("file://")) if "://" in address else os.fsencode(address)
             self._path = os.path.realpath(raw)
             if not os.path.isfile(self._path):
-                raise SourceError(f"there is no manifest {address!r}. Name a file, a folder of images, or one image.")
+                raise SourceError(
+                    f"there is no manifest {without_secrets(address)!r}. Name a file, a folder of images, or one image."
+                )
             self.uri = path_to_uri(self._path)
         if len(self.uri) > LONGEST_URI:
             raise SourceError(
@@ -150,6 +153,8 @@ class Manifest:
             raise SourceError(f"{self.uri} cannot be read: {error.strerror}. Check its permissions.") from error
 
     def _download(self, file: BinaryIO) -> None:
+        import obstore  # Most manifests are files.
+
         scheme, bucket, key = split_uri(self.uri)
 
         def get() -> bool:

@@ -3,8 +3,6 @@
 import threading
 from urllib.parse import unquote_to_bytes
 
-import obstore
-
 from base.buckets import BucketAccess, Fault, errors, fault_of, fingerprint_of, open_source_bucket, split_uri
 from base.fingerprints import MISSING, UNKNOWN
 from base.urls import UrlRefused, UrlUnanswered, ask, is_url
@@ -49,6 +47,8 @@ def _of_url(url: str, access: BucketAccess, stopped: threading.Event) -> tuple[s
 
 
 def _of_object(uri: str, access: BucketAccess) -> tuple[str, int]:
+    import obstore
+
     scheme, bucket, key = split_uri(uri)
     what = f"{uri} cannot be looked at"
     try:

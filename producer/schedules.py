@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Self
 
-import structlog
 from celery import Celery
-from structlog.contextvars import bound_contextvars
 
 from base.errors import AppError, SetupError, TransientError
+from base.logs import bound_contextvars, get_logger
 from base.schedules import Schedule
 from base.settings import Settings
 from broker.dispatch import dispatch
@@ -46,7 +45,7 @@ from results.schedules import (
 from results.session import Database
 from results.tables import SlotStatus
 
-log = structlog.get_logger()
+log = get_logger()
 
 _TEND_SECONDS = 2.0
 

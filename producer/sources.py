@@ -8,6 +8,7 @@ from typing import Protocol
 
 from base.buckets import BucketAccess
 from base.errors import SourceError
+from base.settings import without_secrets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,12 +103,15 @@ def open_source(
     if is_manifest(address):
         if include or exclude:
             raise SourceError(
-                f"{address!r} is a manifest, which names its images itself. Leave out --include and --exclude."
+                f"{without_secrets(address)!r} is a manifest, which names its images itself. "
+                "Leave out --include and --exclude."
             )
         return Manifest(address, access=access, column=column, key=key)
     if column is not None or key is not None:
         option = "--column" if column is not None else "--key"
-        raise SourceError(f"{address!r} is no manifest, and {option} is for those. Leave it out, or name a manifest.")
+        raise SourceError(
+            f"{without_secrets(address)!r} is no manifest, and {option} is for those. Leave it out, or name a manifest."
+        )
     if is_bucket_url(address):
         return Bucket(address, include, exclude, access=access)
     return Folder(address, include, exclude)

@@ -4,10 +4,10 @@ import contextlib
 import functools
 from typing import Any
 
-import structlog
 from celery import signals
 
 from base.errors import AppError, SetupError, TransientError
+from base.logs import get_logger
 from base.settings import load_settings
 from broker.app import RUNS_QUEUE, make_app
 from broker.messages import LOOK_AT_SCHEDULES, RUN_SLOT, SlotMessage
@@ -20,7 +20,7 @@ from results.schedules import Slot
 from results.schema import open_database
 from results.session import Database
 
-log = structlog.get_logger()
+log = get_logger()
 
 settings = load_settings()
 if settings.broker_url is None:

@@ -5,7 +5,8 @@ keeps every image at exactly one end is the fence: a claim raises it, and nothin
 `docs/architecture.md` draws it.
 """
 
-from collections.abc import Collection, Sequence
+import functools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -15,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from base.errors import FailureReason
 from base.fingerprints import UNKNOWN
+from base.stages import Stage
 from results.runs import NOT_DONE, OPEN
 from results.session import Database
 from results.tables import (
@@ -32,6 +34,9 @@ from results.tables import (
 
 #: A batch whose claims were lost this often is split; an image alone in its batch is given up.
 CLAIMS_LEFT_UNANSWERED = 2
+
+# Whoever chooses what to send on PostgreSQL holds the lock of this number meanwhile.
+_SENDERS_LOCK = 7461677
 
 
 class LeaseLost(Exception):
@@ -144,10 +149,21 @@ def extend(db: Database, held: Claim, *, lease_seconds: float) -> None:
         raise LeaseLost(f"batch {held.batch_id}, fence {held.fence}")
 
 
-def finish(db: Database, held: Claim, answers: Sequence[Answer], failures: Sequence[Failure]) -> None:
+def finish(
+    db: Database,
+    held: Claim,
+    answers: Sequence[Answer],
+    failures: Sequence[Failure],
+    *,
+    seconds: Mapping[Stage, float] | None = None,
+) -> None:
     """Save the end of every image of a batch, in one transaction and only while the claim is still ours.
 
     Doing it twice changes nothing, so it may be repeated when the outcome of a commit is unknown.
+
+    Args:
+        seconds: where the time of this process went since it last finished a batch. So saving is that of the batch
+            before, as a transaction cannot hold how long it takes.
 
     Raises:
         LeaseLost: somebody else claimed the batch; nothing was written.
@@ -168,6 +184,7 @@ def finish(db: Database, held: Claim, answers: Sequence[Answer], failures: Seque
                 classified=len(answers),
                 reused=sum(answer.reused for answer in answers),
                 failed=len(failures),
+                **{f"{stage}_seconds": spent for stage, spent in (seconds or {}).items()},
             ).returning(batches.c.attempts, batches.c.earlier_attempts)
         ).one_or_none()
         if row is None:
@@ -220,8 +237,8 @@ def holds_batches(db: Database, owner: str) -> bool:
 def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> list[tuple[int, int]]:
     """Choose the batches to send now, and note that they are sent.
 
-    Noted before they are sent, so that several senders do not choose the same ones; one that dies in between has lost
-    a message, and lost messages are sent again.
+    Noted before they are sent, so that several senders neither choose the same ones nor fill the same room; one that
+    dies in between has lost a message, and lost messages are sent again.
 
     Args:
         room: how many at the most.
@@ -234,6 +251,9 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
     """
 
     def work(connection: sa.Connection) -> list[tuple[int, int]]:
+        if not db.is_sqlite:
+            # On SQLite all that write wait for each other. Here two would count before either has noted what it takes.
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SENDERS_LOCK)))
         is_open = sa.and_(NOT_DONE, runs.c.status.in_(OPEN))
         ready = sa.or_(
             sa.and_(batches.c.status == BatchStatus.PENDING, sa.func.coalesce(batches.c.not_before, 0) <= db.now),
@@ -245,20 +265,25 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
         sent = connection.execute(
             sa.select(sa.func.count()).select_from(batches.join(runs)).where(waiting)
         ).scalar_one()
-        never_sent = batches.c.sent_at.is_(None)
+
+        def choose(which: sa.ColumnElement[bool], most: int) -> list[tuple[int, int, int]]:
+            found = connection.execute(
+                sa.select(batches.c.run_id, batches.c.priority, batches.c.id)
+                .select_from(batches.join(runs))
+                .where(is_open, ready, may_go, which)
+                .order_by(batches.c.run_id, batches.c.priority, batches.c.id)
+                .limit(max(most, 0))
+                .with_for_update(skip_locked=True, of=batches)
+            )
+            return [(row.run_id, row.priority, row.id) for row in found]
+
         patience = resend_seconds if queued else resend_seconds / 6
-        taken_for_lost = sa.and_(batches.c.sent_at < db.now - patience, sa.literal(queued < sent))
-        due = connection.execute(
-            sa.select(batches.c.run_id, batches.c.id)
-            .select_from(batches.join(runs))
-            .where(is_open, ready, may_go, sa.or_(never_sent, taken_for_lost))
-            .order_by(batches.c.run_id, batches.c.priority, batches.c.id)
-            .limit(room)
-            .with_for_update(skip_locked=True, of=batches)
-        ).all()
+        due = choose(batches.c.sent_at < db.now - patience, room) if queued < sent else []
+        # What another sender has taken, and the broker does not hold yet, needs its room, too.
+        due += choose(batches.c.sent_at.is_(None), room + queued - max(sent, queued + len(due)))
         if due:
-            connection.execute(batches.update().where(batches.c.id.in_([row.id for row in due])).values(sent_at=db.now))
-        return [(row.run_id, row.id) for row in due]
+            connection.execute(batches.update().where(batches.c.id.in_([one[2] for one in due])).values(sent_at=db.now))
+        return [(run_id, batch_id) for run_id, _, batch_id in sorted(due)]
 
     return db.write(work)
 
@@ -276,28 +301,44 @@ def find_twins(db: Database, held: Claim, content_hashes: Collection[bytes]) -> 
     Returns:
         Content hash to (label, confidence), the most confident first; hashes that are new are left out.
     """
-    statements = [_published_twins(held, content_hashes)]
+    statements = [_published_twins(everything=held.everything)]
     if held.staged:
-        statements.append(_staged_twins(held, content_hashes))
+        statements.append(_staged_twins())
+    wanted = {
+        "content_hashes": list(content_hashes),
+        "held_version": held.model_version_id,
+        "held_run": held.run_id,
+    }
+
+    def work(connection: sa.Connection) -> list[Sequence[sa.Row[Any]]]:
+        return [connection.execute(statement, wanted).all() for statement in statements]
+
     twins: dict[bytes, list[tuple[str, float]]] = {}
-    for statement in statements:
+    for rows in db.read(work):
         found: dict[bytes, list[tuple[str, float]]] = {}
-        for row in db.rows(statement):
+        for row in rows:
             found.setdefault(bytes(row.content_hash), []).append((row.label, row.confidence))
         twins = found | twins
     return twins
 
 
-def _staged_twins(held: Claim, content_hashes: Collection[bytes]) -> sa.Select[Any]:
+# To put such a question together takes longer than to answer it, so each process does that once.
+_content_hashes: sa.BindParameter[bytes] = sa.bindparam("content_hashes", expanding=True)
+_held_version: sa.BindParameter[int] = sa.bindparam("held_version")
+_held_run: sa.BindParameter[int] = sa.bindparam("held_run")
+
+
+@functools.cache
+def _staged_twins() -> sa.Select[Any]:
     """The run's own answers."""
     first = staged_predictions.alias("first")
     known = (
         sa.select(first.c.content_hash, sa.func.min(first.c.image_id).label("image_id"))
-        .where(first.c.run_id == held.run_id, first.c.content_hash.in_(content_hashes), first.c.rank == 1)
+        .where(first.c.run_id == _held_run, first.c.content_hash.in_(_content_hashes), first.c.rank == 1)
         .group_by(first.c.content_hash)
         .subquery()
     )
-    is_its = sa.and_(staged_predictions.c.run_id == held.run_id, staged_predictions.c.image_id == known.c.image_id)
+    is_its = sa.and_(staged_predictions.c.run_id == _held_run, staged_predictions.c.image_id == known.c.image_id)
     return (
         sa.select(known.c.content_hash, staged_predictions.c.label, staged_predictions.c.confidence)
         .select_from(known.join(staged_predictions, is_its))
@@ -305,15 +346,16 @@ def _staged_twins(held: Claim, content_hashes: Collection[bytes]) -> sa.Select[A
     )
 
 
-def _published_twins(held: Claim, content_hashes: Collection[bytes]) -> sa.Select[Any]:
+@functools.cache
+def _published_twins(*, everything: bool) -> sa.Select[Any]:
     first = predictions.alias("first")
-    usable = sa.and_(first.c.model_version_id == held.model_version_id, first.c.rank == 1)
-    if held.everything:
-        usable = sa.and_(usable, first.c.run_id == held.run_id)
+    usable = sa.and_(first.c.model_version_id == _held_version, first.c.rank == 1)
+    if everything:
+        usable = sa.and_(usable, first.c.run_id == _held_run)
     # One known image is as good as another: the one with the lowest number.
     known = (
         sa.select(first.c.content_hash, sa.func.min(first.c.image_id).label("image_id"))
-        .where(first.c.content_hash.in_(content_hashes), usable)
+        .where(first.c.content_hash.in_(_content_hashes), usable)
         .group_by(first.c.content_hash)
         .subquery()
     )
@@ -333,7 +375,7 @@ def _published_twins(held: Claim, content_hashes: Collection[bytes]) -> sa.Selec
             sa.and_(
                 predictions.c.image_id == chosen.c.image_id,
                 predictions.c.fingerprint == chosen.c.fingerprint,
-                predictions.c.model_version_id == held.model_version_id,
+                predictions.c.model_version_id == _held_version,
             ),
         )
         .order_by(chosen.c.content_hash, predictions.c.rank)
@@ -468,7 +510,20 @@ def _save_answers(connection: sa.Connection, held: Claim, answers: Sequence[Answ
     key = [column.name for column in predictions.primary_key]
     changed = {column.name: insert.excluded[column.name] for column in predictions.c if column.name not in key}
     connection.execute(insert.on_conflict_do_update(index_elements=key, set_=changed), rows)
-    # Of an earlier answer to the same bytes, when more labels were kept.
+    _drop_deeper(connection, held, answers)
+
+
+def _drop_deeper(connection: sa.Connection, held: Claim, answers: Sequence[Answer]) -> None:
+    """Drop what is left of earlier answers to the same bytes, when more labels were kept."""
+    fewest = min(len(answer.labels) for answer in answers)
+    earlier = sa.select(predictions.c.rank).where(
+        predictions.c.image_id.in_([answer.image_id for answer in answers]),
+        predictions.c.model_version_id == held.model_version_id,
+        predictions.c.rank > fewest,
+    )
+    # Most often there is none, and one question takes less than a statement for each image.
+    if connection.execute(earlier.limit(1)).first() is None:
+        return
     deeper = predictions.delete().where(
         predictions.c.image_id == sa.bindparam("answered_image"),
         predictions.c.model_version_id == held.model_version_id,

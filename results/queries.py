@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from base.errors import TransientError
+from base.stages import Stage
 from results.guard import Guard
 from results.runs import RunRequest
 from results.session import Database
@@ -165,6 +166,31 @@ def find_request(db: Database, run_id: int) -> RunRequest:
         top_k=row.top_k,
         guard=None if row.guard is None else Guard(**json.loads(row.guard)),
         deadline=row.deadline,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTimes:
+    """Where the time of the worker processes went in a run."""
+
+    batches: int  #: those that were measured
+    images: int  #: of these batches
+    seconds: dict[Stage, float]  #: of all processes together
+
+
+def find_stages(db: Database, run_id: int) -> StageTimes:
+    """Add up where the time of a run's finished batches went."""
+    seconds = [batches.c[f"{stage}_seconds"] for stage in Stage]
+    statement = sa.select(
+        sa.func.count().label("batches"),
+        _total(batches.c.size).label("images"),
+        *(sa.func.coalesce(sa.func.sum(column), 0.0).label(column.name) for column in seconds),
+    ).where(batches.c.run_id == run_id, seconds[0].is_not(None))
+    (row,) = db.rows(statement)
+    return StageTimes(
+        batches=row.batches,
+        images=row.images,
+        seconds={stage: getattr(row, f"{stage}_seconds") for stage in Stage},
     )
 
 

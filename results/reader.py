@@ -6,17 +6,19 @@ import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import psycopg
 import sqlalchemy as sa
-from psycopg import sql
 
 from base.errors import DatabaseError, SetupError
 from base.settings import Settings
 from results.session import Database, database_url, parse_database_url
 from results.tables import VIEWS, metadata
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg import sql
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ def _authorize(action: int, first: str | None, second: str | None, schema: str |
 
 @contextmanager
 def _postgresql_rows(address: str, statement: str) -> Iterator[Rows]:
+    import psycopg  # SQLite has no need of it.
+
     url = parse_database_url(address, "TAGMILL_READER_URL")
     # Not the address as text: libpq would read a `+` in its options as a plus.
     _, options = url.get_dialect()().create_connect_args(url)
@@ -178,6 +182,8 @@ def _refuse_more_than_reading(connection: "psycopg.Connection[tuple[Any, ...]]")
     Raises:
         DatabaseError: the role is a superuser, or may touch a table.
     """
+    from psycopg import sql
+
     role, is_superuser = _one(
         connection,
         sql.SQL("SELECT session_user, bool_or(rolsuper) FROM pg_roles WHERE pg_has_role(session_user, oid, 'MEMBER')"),
@@ -204,7 +210,7 @@ def _refuse_more_than_reading(connection: "psycopg.Connection[tuple[Any, ...]]")
         )
 
 
-def _one(connection: "psycopg.Connection[tuple[Any, ...]]", query: sql.SQL | sql.Composed) -> tuple[Any, ...]:
+def _one(connection: "psycopg.Connection[tuple[Any, ...]]", query: "sql.SQL | sql.Composed") -> tuple[Any, ...]:
     row = connection.execute(query).fetchone()
     assert row is not None
     return row

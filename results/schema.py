@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 import migrations
 from base.errors import DatabaseError
+from base.folders import make_private_folder
 from base.settings import Settings
 from results.session import Database, database_url
 
@@ -159,7 +160,7 @@ def _check_sqlite_file(path: Path, *, create: bool, in_home: bool) -> None:
         # A disk that is not mounted, or a typing error: a new, empty database there would help nobody.
         raise DatabaseError(f"there is no folder {path.parent}. Make it, or correct TAGMILL_DATABASE_URL.")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
     except OSError as error:
         raise DatabaseError(
             f"the folder {path.parent} cannot be made: {error.strerror}. "

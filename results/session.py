@@ -122,8 +122,9 @@ class Database:
 
     @property
     def address(self) -> str:
-        """As people write it, with the password hidden."""
-        return self.url.set(drivername=self.url.get_backend_name()).render_as_string(hide_password=True)
+        """As people write it, with the password hidden, and without options, which may hold it, too."""
+        plain = self.url.set(drivername=self.url.get_backend_name(), query={})
+        return plain.render_as_string(hide_password=True)
 
     def __str__(self) -> str:
         return f"database {self.address}"

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
-import structlog
 from sqlalchemy.dialects import postgresql, sqlite
 
 from base.errors import FailureReason, SetupError
 from base.fingerprints import UNKNOWN
+from base.logs import get_logger
 from results.guard import Guard, Listed, Shown, check_answers, check_listing
 from results.queries import in_source
 from results.runs import close_runs, listing_key
@@ -31,7 +31,7 @@ from results.tables import (
     staged_predictions,
 )
 
-log = structlog.get_logger()
+log = get_logger()
 
 _LOOKED_AT = (ItemStatus.CLASSIFIED, ItemStatus.FAILED)
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from base.errors import FailureReason
+from base.stages import Stage
 
 
 class RunStatus(StrEnum):
@@ -216,6 +217,8 @@ batches = Table(
     Column("failed", Integer, nullable=False, server_default="0"),
     Column("cancelled", Integer, nullable=False, server_default="0"),
     Column("priority", Integer, nullable=False, server_default="0"),  # One of `Priority`.
+    # Where the time of the process went that finished it; None before that, and from before it was measured.
+    *(Column(f"{stage}_seconds", Double) for stage in Stage),
     CheckConstraint(_one_of("status", BatchStatus), name="status"),
     Index("ix_batches_run_id", "run_id"),
     # Small however many batches are done, and it answers both "what is due" and "is the run complete".

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from base.buckets import BucketAccess, listed_as
 from base.errors import FailureReason, ImageError, SetupError, TransientError
+from base.stages import Stage, Stopwatch
 from results.ledger import Answer, ClaimedImage, Failure
 from worker.fetching import Fetched, fetch, is_remote
 
@@ -37,6 +38,7 @@ def classify(
     access: BucketAccess = BucketAccess(),  # noqa: B008 (it is frozen)
     find_twins: Callable[[Collection[bytes]], dict[bytes, list[tuple[str, float]]]],
     on_progress: Callable[[], object],
+    watch: Stopwatch | None = None,
 ) -> tuple[list[Answer], list[Failure]]:
     """Classify each image; one that cannot be is a failure, and its neighbours do not notice.
 
@@ -46,6 +48,7 @@ def classify(
         access: how buckets are reached.
         find_twins: content hashes to the answers known for them; hashes without one are left out.
         on_progress: called after each step; what it raises ends the batch.
+        watch: told when fetching begins; what comes after that is the classifier's and the caller's to tell.
 
     Returns:
         Together one end for every image.
@@ -57,6 +60,8 @@ def classify(
     answers: list[Answer] = []
     failures: list[Failure] = []
     most = min(top_k, len(classifier.version.labels))
+    watch = watch or Stopwatch()
+    watch.begin(Stage.FETCHING)
     for group, unfetched in _fetch_all(images, max_bytes, access, on_progress):
         failures += unfetched
         labels_of: dict[bytes, Labels] = {
@@ -89,6 +94,7 @@ def classify(
                 )
             )
             on_progress()
+        watch.begin(Stage.FETCHING)
     return answers, failures
 
 

@@ -9,17 +9,16 @@ import tempfile
 import uuid
 from pathlib import Path
 
-import structlog
-
 from base.errors import FailureReason, SetupError
+from base.logs import get_logger
 from base.settings import Settings
 from broker.app import QUEUE
 from broker.processes import CODE_FOLDER, process_variables, worker_command
 from results import ledger
 from results.session import Database
-from worker.reconciler import KEEPS_DYING_EXIT_CODE, worker_environment
+from worker.identity import KEEPS_DYING_EXIT_CODE, worker_environment
 
-log = structlog.get_logger()
+log = get_logger()
 
 # A worker that dies so often in a row, without a batch having been claimed in between, will not get better.
 _DEATHS_BEFORE_GIVING_UP = 3

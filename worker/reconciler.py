@@ -3,58 +3,39 @@
 import contextlib
 import os
 import signal
-import socket
 import threading
 import time
-import uuid
 from collections import deque
 from typing import Any
 
-import structlog
 from celery import bootsteps
 from celery.worker import state
 
 from base.errors import AppError, FailureReason
+from base.logs import get_logger
 from base.settings import load_settings
 from broker.dispatch import dispatch
 from results import ledger
 from results.schema import open_database
 from results.session import Database
 from worker.heartbeat import ALARM_EXIT_CODE
+from worker.identity import KEEPS_DYING_EXIT_CODE, starter, worker_id
 
-log = structlog.get_logger()
-
-#: Exit code of a worker whose processes die before they do anything.
-KEEPS_DYING_EXIT_CODE = 70
+log = get_logger()
 
 #: A worker that is told to stop has this long to end its batches.
 SHUTDOWN_SECONDS = 20.0
 
 _LOOK_SECONDS = 0.5
-# No settings, which the underscore tells from them: what the processes of one worker share.
-_WORKER_ID = "_TAGMILL_WORKER_ID"
-_PARENT = "_TAGMILL_WORKER_PARENT"
 # So many deaths of processes that held no batch, within so long, and the worker gives up.
 _DEATHS_BEFORE_GIVING_UP = 6
 _DEATHS_WITHIN_SECONDS = 60.0
 
 
-def worker_id() -> str:
-    """What the batches of all processes of this worker name as their owner; the processes inherit it."""
-    if _WORKER_ID not in os.environ:
-        os.environ[_WORKER_ID] = f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
-    return os.environ[_WORKER_ID]
-
-
-def worker_environment(identity: str) -> dict[str, str]:
-    """What a worker is started with that must end when this process does."""
-    return {_WORKER_ID: identity, _PARENT: str(os.getpid())}
-
-
 class Reconciler(bootsteps.StartStopStep):
     """Runs in a thread of the worker's parent, so that a slow database never stops the worker's own loop."""
 
-    requires = ("celery.worker.components:Pool",)
+    requires = ("celery.worker.components:Pool", "worker.forking:SpawnOthers")
 
     def __init__(self, parent: Any, **_: Any) -> None:
         worker_id()  # Before the processes are started, so that they inherit it.
@@ -76,7 +57,7 @@ class Reconciler(bootsteps.StartStopStep):
 
     def _run(self, worker: Any) -> None:
         settings = load_settings()
-        started_by = int(os.environ.get(_PARENT, "0"))
+        started_by = starter()
         processes = _Processes()
         db: Database | None = None
         next_dispatch = 0.0

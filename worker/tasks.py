@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from celery import signals
-from structlog.contextvars import bound_contextvars
 
 from base.errors import AppError, DatabaseError, ModelError, SetupError, TransientError
+from base.logs import bound_contextvars, get_logger
 from base.settings import Settings, load_settings
+from base.stages import Stage, Stopwatch
 from broker.app import QUEUE, make_app
 from broker.messages import CLASSIFY_BATCH, BatchMessage
 from broker.processes import configure_process_logs
@@ -23,22 +23,28 @@ from results.runs import fail_run
 from results.schema import open_database
 from results.session import Database
 from worker.classify import classify
+from worker.forking import fork_first
 from worker.heartbeat import Heartbeat
+from worker.identity import worker_id
 from worker.memory import limit_memory
-from worker.reconciler import Reconciler, worker_id
+from worker.reconciler import Reconciler
 
 if TYPE_CHECKING:
     from models.classifier import Classifier
 
-log = structlog.get_logger()
+log = get_logger()
 
 settings = load_settings()
 if settings.broker_url is None:
     raise SetupError("TAGMILL_BROKER_URL is not set. Start workers with 'tagmill worker', or let 'tagmill run' do it.")
 app = make_app(settings.broker_url.get_secret_value())
 configure_process_logs(settings)
+fork_first(app)
 app.steps["worker"].add(Reconciler)
 app.steps["consumer"].add(Reconnector)
+
+# What this process does with its time.
+_watch = Stopwatch()
 
 # A batch that met a fault waits this long before it is sent again.
 _FAULT_DELAY_SECONDS = 5.0
@@ -60,15 +66,19 @@ def work_on(db: Database, batch_id: int, settings: Settings) -> None:
     """Claim a batch, classify it, save the ends of its images; give it back where that is nobody's fault."""
     started = time.monotonic()
     try:
-        held = ledger.claim(db, batch_id, owner=_owner(), lease_seconds=settings.lease_seconds)
+        with _watch.during(Stage.LEDGER):
+            held = ledger.claim(db, batch_id, owner=_owner(), lease_seconds=settings.lease_seconds)
     except (TransientError, DatabaseError) as error:
         log.warning("batch_not_claimed", error=str(error))  # The reconciler sends it again.
         return
     if held is None:  # Somebody else has it, or it is done: a duplicate. Or it was split.
         return
+    _begin_run(held.run_id)
     try:
         answers, failures = _classify(db, held, settings)
-        _when_database_is_back(lambda: ledger.finish(db, held, answers, failures))
+        spent = _watch.take()
+        with _watch.during(Stage.SAVING):
+            _when_database_is_back(lambda: ledger.finish(db, held, answers, failures, seconds=spent))
     except ledger.LeaseLost:
         log.warning("batch_lost", fence=held.fence)
     except (TransientError, DatabaseError) as error:
@@ -88,23 +98,39 @@ def work_on(db: Database, batch_id: int, settings: Settings) -> None:
             images=len(answers),
             failures=len(failures),
             elapsed_seconds=round(time.monotonic() - started, 3),
+            **{
+                f"{stage}_seconds": round(seconds, 3)
+                for stage, seconds in {**spent, Stage.SAVING: _watch.seconds[Stage.SAVING]}.items()
+            },
         )
+    finally:
+        _watch.begin(Stage.WAITING)
+
+
+@functools.lru_cache(maxsize=1)  # So that it is done where the run is another than that of the last batch.
+def _begin_run(run_id: int) -> None:
+    """The time between two runs is nobody's."""
+    _watch.take()
 
 
 def _classify(db: Database, held: ledger.Claim, settings: Settings) -> tuple[list[ledger.Answer], list[ledger.Failure]]:
     def extend() -> None:
         ledger.extend(db, held, lease_seconds=settings.lease_seconds)
 
+    def extend_meanwhile() -> None:
+        with _watch.during(Stage.LEDGER):
+            extend()
+
     heartbeat = Heartbeat(
-        extend,
+        extend_meanwhile,
         lease_seconds=settings.lease_seconds,
         image_seconds=settings.image_seconds,
     )
-    with _renewed(extend, every_seconds=settings.lease_seconds / 3):
+    with _watch.during(Stage.LOADING), _renewed(extend, every_seconds=settings.lease_seconds / 3):
         classifier = _classifier(held.model, held.model_version, held.content_hash)
 
     def find_twins(content_hashes: Any) -> dict[bytes, list[tuple[str, float]]]:
-        with heartbeat.paused():
+        with heartbeat.paused(), _watch.during(Stage.LEDGER):
             return ledger.find_twins(db, held, content_hashes)
 
     with heartbeat.running():
@@ -116,6 +142,7 @@ def _classify(db: Database, held: ledger.Claim, settings: Settings) -> tuple[lis
             access=settings.bucket_access,
             find_twins=find_twins,
             on_progress=heartbeat.beat,
+            watch=_watch,
         )
 
 
@@ -177,7 +204,7 @@ def _classifier(name: str, version: int, content_hash: str) -> "Classifier":
             f"{content_hash[:12]}. Set TAGMILL_MODELS_URL to the registry that the run used."
         )
     limits = DecodingLimits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
-    classifier = Classifier(found, limits=limits)
+    classifier = Classifier(found, limits=limits, watch=_watch)
     limit_memory(settings.memory_bytes)
     return classifier
 

@@ -1,10 +1,13 @@
 """What every engine can do."""
 
-from typing import Protocol
+from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING, Protocol
 
-from models.preprocessing import Preprocessing
+if TYPE_CHECKING:
+    import numpy as np
+
+    from models.preprocessing import Preprocessing
 
 
 class Engine(Protocol):

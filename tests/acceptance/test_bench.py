@@ -1,12 +1,16 @@
 """The measurements of `bench/` run; what they measure is no test's business."""
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+from bench.versions import MEAN_COLOUR
 from models.registry import Registry
+from tests.documents import ROOT
+from tests.samples import make_jpeg
 
 
 def test_listing_is_measured(tmp_path: Path) -> None:
@@ -24,11 +28,12 @@ def test_listing_is_measured(tmp_path: Path) -> None:
 
 def test_cost_of_the_ledger_is_measured(tmp_path: Path, pretrained_registry: Registry) -> None:
     figures = tmp_path / "figures.json"
+    models = shutil.copytree(pretrained_registry.workspace, tmp_path / "models")
     little = ("--batches", "3", "--images-per-batch", "2", "--processes", "1", "--repeats", "1", "--engines", "int8")
+    places = ("--databases", "postgresql", "--models", models, "--output", figures)
 
     done = subprocess.run(
-        [sys.executable, "-m", "bench.ledger", *little, "--databases", "postgresql", "--output", figures],
-        env=os.environ | {"TAGMILL_MODELS_URL": str(pretrained_registry.root)},
+        [sys.executable, "-m", "bench.ledger", *little, *places],
         check=True,
         capture_output=True,
         text=True,
@@ -42,3 +47,47 @@ def test_cost_of_the_ledger_is_measured(tmp_path: Path, pretrained_registry: Reg
         "plain": ["classify", "finish", "waiting"],
     }
     assert done.stdout.startswith("| engine | database | with ledger, img/s | without | costs |")
+
+
+def test_speed_is_measured_and_written(tmp_path: Path, pretrained_registry: Registry) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    (photographs / "one.jpg").write_bytes(make_jpeg())
+    names = ["decoding", "engine int8", "tagmill int8 SQLite"]
+
+    figures, written = _measure(
+        tmp_path, pretrained_registry, "speed", photographs, "--number", 6, "--repeats", 1, "--only", *names
+    )
+
+    assert list(figures["medians"]) == names
+    assert "| int8 SQLite |" in written and "6 photographs" in written
+    assert figures["medians"]["tagmill int8 SQLite"]["before_first_batch_seconds"] > 0
+
+
+def test_growth_is_measured_and_written(tmp_path: Path, pretrained_registry: Registry) -> None:
+    figures, written = _measure(tmp_path, pretrained_registry, "growth", 6, "--repeats", 1, "--photographs", 0)
+
+    assert (figures["unchanged"]["classified"], figures["unchanged"]["files_opened"]) == (0, 0)
+    assert "| 6 |" in written and "6 images again" in written
+
+
+def _measure(tmp_path: Path, registry: Registry, name: str, *arguments: object) -> tuple[dict[str, Any], str]:
+    """The figures that a measurement keeps, and the document that it writes its tables into."""
+    document, models = tmp_path / "performance.md", tmp_path / "models"
+    shutil.copy(ROOT / "docs" / "performance.md", document)
+    assert registry.root is not None
+    shutil.copytree(registry.root, models)
+    version = registry.find("efficientnet_lite0")
+    Registry(models).publish(  # Any model will do, and making the real one would load TensorFlow.
+        MEAN_COLOUR,
+        engines={version.engine_file: version.read(version.engine_file)},
+        engine_file=version.engine_file,
+        labels=version.labels,
+        preprocessing=version.preprocessing,
+        description="Stands in.",
+    )
+    places = ["--models", models, "--output", tmp_path, "--document", document]
+    subprocess.run(
+        [sys.executable, "-m", f"bench.{name}", *map(str, arguments), *places], check=True, capture_output=True
+    )
+    return json.loads((tmp_path / f"{name}.json").read_text()), document.read_text()

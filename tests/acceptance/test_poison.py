@@ -3,8 +3,6 @@
 import shutil
 from pathlib import Path
 
-import pytest
-
 from models.registry import Registry
 from tests.acceptance.conftest import Tagmill
 from tests.acceptance.test_run import make_many
@@ -15,35 +13,40 @@ SABOTAGE = """
 import os, sys, time
 
 def watch(event, arguments):
-    if event == "open" and b"venom" in os.fsencode(str(arguments[0])) and "spawn" in "".join(sys.orig_argv):
-        {deed}
+    if event == "open" and "spawn" in "".join(sys.orig_argv):
+        name = os.fsencode(str(arguments[0]))
+        if b"kills" in name:
+            os.kill(os.getpid(), 9)
+        elif b"hangs" in name:
+            time.sleep(600)
+        elif b"hogs" in name:
+            bytearray(2**40)
 
 sys.addaudithook(watch)
 """
 
 
-@pytest.mark.parametrize(
-    ("deed", "reason"),
-    [("os.kill(os.getpid(), 9)", "worker_lost"), ("time.sleep(600)", "timeout")],
-)
-def test_poison_image_fails_alone(tagmill: Tagmill, tmp_path: Path, deed: str, reason: str) -> None:
-    folder = make_many(tmp_path / "many", 7)
-    (folder / "0003-venom.jpg").write_bytes(make_jpeg(colour="green"))
+def test_poison_images_fail_alone(tagmill: Tagmill, tmp_path: Path) -> None:
+    folder = make_many(tmp_path / "many", 9)
+    for name in ("0002-kills.jpg", "0005-hangs.jpg", "0008-hogs.jpg"):  # Each in a batch of its own.
+        (folder / name).write_bytes(make_jpeg(colour="green"))
     (tmp_path / "sabotage").mkdir()
-    (tmp_path / "sabotage" / "sitecustomize.py").write_text(SABOTAGE.format(deed=deed))
+    (tmp_path / "sabotage" / "sitecustomize.py").write_text(SABOTAGE)
     tagmill.environment |= {
         "PYTHONPATH": str(tmp_path / "sabotage"),
         "TAGMILL_IMAGES_PER_BATCH": "4",
         "TAGMILL_IMAGE_SECONDS": "1",
     }
 
-    facts = tagmill.run(folder, "--workers", "1")
+    facts = tagmill.run(folder, "--workers", "2")
 
-    assert facts["failures"] == {reason: 1}
-    assert facts["classified"] == 7
-    (failure,) = tagmill.sql("SELECT image_uri, attempts FROM failures_by_image")
-    assert failure["image_uri"].endswith("0003-venom.jpg")
-    assert failure["attempts"] == "6"  # Two each in a batch of 4, of 2 and alone.
+    assert facts["classified"] == 9
+    rows = tagmill.sql("SELECT image_uri, reason, attempts FROM failures_by_image")
+    assert {row["image_uri"].rpartition("-")[2]: (row["reason"], row["attempts"]) for row in rows} == {
+        "kills.jpg": ("worker_lost", "6"),  # Two each in a batch of 4, of 2 and alone.
+        "hangs.jpg": ("timeout", "6"),
+        "hogs.jpg": ("too_large", "1"),
+    }
     tagmill("verify")
 
 

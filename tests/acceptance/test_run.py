@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from base.stages import Stage
 from models.registry import Registry
 from results.queries import find_request
 from results.runs import let_go_of_run, open_run
@@ -243,3 +244,12 @@ def test_results_are_printed_in_each_format(finished: Tagmill, form: str) -> Non
     assert wanted
     assert all(name in out for name in wanted)
     assert len(out.splitlines()) == len(wanted) + {"table": 2, "csv": 1, "jsonl": 0}[form]
+
+
+def test_time_of_a_run_is_told_by_stage(finished: Tagmill) -> None:
+    told = json.loads(finished("status", "--stages", "--json").stdout)
+
+    assert (told["images"], [row["stage"] for row in told["stages"]]) == (20, list(Stage))
+    assert sum(row["share"] for row in told["stages"]) == pytest.approx(1, abs=0.001)
+    table = finished("status", "--stages").stdout.splitlines()
+    assert len(table) == 2 + len(Stage) + 1

@@ -101,7 +101,7 @@ def test_worker_stays_small_and_without_tensorflow(
 ) -> None:
     servers.run(photos)
 
-    processes = servers.processes("celery") + servers.processes("spawn_main")
+    processes = servers.processes("celery_worker")
     assert len(processes) >= 4
     for pid in processes:
         with open(f"/proc/{pid}/status") as status:

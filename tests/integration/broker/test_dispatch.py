@@ -1,6 +1,8 @@
 """What is due reaches the broker, on real servers, and comes back whatever happens to it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import redis
@@ -69,9 +71,52 @@ def test_broker_never_holds_more_than_its_bound(db: Database, app: Celery, valke
 
     assert [dispatch(db, app, SETTINGS) for _ in range(2)] == [3, 0]
     with valkey.client() as client:
-        client.lpop(QUEUE)
+        client.rpop(QUEUE)  # The first; as long as nobody has claimed its batch, it may be lost.
+    assert dispatch(db, app, SETTINGS) == 0
+    claim(db, 1)
     assert dispatch(db, app, SETTINGS) == 1
     assert queued(valkey) == 3
+
+
+def dispatch_together(db: Database, valkey: Valkey, settings: Settings, senders: int = 4) -> int:
+    """Several processes' worth of dispatching, at the same moment; how many messages were sent in all."""
+    together = Barrier(senders)
+
+    def send(_: int) -> int:
+        app = make_app(valkey.url)
+        together.wait()
+        return dispatch(db, app, settings)
+
+    with ThreadPoolExecutor(senders) as pool:
+        return sum(pool.map(send, range(senders)))
+
+
+def test_several_that_dispatch_together_send_each_batch_once(db: Database, app: Celery, valkey: Valkey) -> None:
+    record(db, images=90, batch=1)
+    settings = Settings(batches_in_queue=40, resend_seconds=30)
+
+    for waiting in (90, 50, 10, 0):
+        sent = dispatch_together(db, valkey, settings)
+        assert sent == min(waiting, 40), "and never more than the broker should hold"
+        for _, fields in received(app):
+            held = claim(db, fields["batch_id"], owner=f"w/{fields['batch_id']}")
+            ledger.finish(db, held, answers(held), [])
+
+    assert find_runs(db)[0].classified == 90
+
+
+def test_several_that_dispatch_together_replace_each_lost_message_once(
+    db: Database, app: Celery, valkey: Valkey, clock: Clock
+) -> None:
+    record(db, images=30, batch=1)
+    settings = Settings(batches_in_queue=40, resend_seconds=30)
+    dispatch(db, app, settings)
+    with valkey.client() as client:
+        client.flushall()
+    clock.pass_by(settings.resend_seconds / 6 + 1)
+
+    assert dispatch_together(db, valkey, settings) == 30
+    assert sorted(fields["batch_id"] for _, fields in received(app)) == list(range(1, 31))
 
 
 def test_staged_run_is_published_by_whoever_dispatches(db: Database, app: Celery) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -211,11 +212,11 @@ def test_password_is_for_the_owner_only(tmp_path: Path) -> None:
     try:
         with embedded_broker(tmp_path / "home"):
             folder = tmp_path / "home" / "broker"
-            modes = {path.name: path.stat().st_mode & 0o777 for path in [folder, *folder.iterdir()]}
+            modes = {path.name: path.stat().st_mode & 0o777 for path in [folder.parent, folder, *folder.iterdir()]}
     finally:
         os.umask(before)
 
-    assert (modes["broker"], modes["address.json"], modes["valkey.conf"]) == (0o700, 0o600, 0o600)
+    assert (modes["home"], modes["broker"], modes["address.json"], modes["valkey.conf"]) == (0o700, 0o700, 0o600, 0o600)
 
 
 def test_server_refuses_whoever_has_no_password(tmp_path: Path) -> None:
@@ -223,6 +224,14 @@ def test_server_refuses_whoever_has_no_password(tmp_path: Path) -> None:
         port = redis.connection.parse_url(url)["port"]
         with redis.Redis(port=port, retry=Retry(NoBackoff(), 0)) as client, pytest.raises(redis.AuthenticationError):
             client.ping()
+
+
+def test_server_answers_on_the_loopback_address_alone(tmp_path: Path) -> None:
+    with embedded_broker(tmp_path) as url:
+        port = redis.connection.parse_url(url)["port"]
+        # Of this machine, too; a server that listens on all addresses would take it.
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", port), timeout=5)
 
 
 def test_ctrl_c_on_the_terminal_does_not_reach_it(tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
 """What a listing leaves in SQL, night after night, on both databases."""
 
+import random
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import obstore
@@ -9,6 +13,7 @@ import sqlalchemy as sa
 from obstore.store import S3Store
 
 from base.buckets import BucketAccess
+from producer import list_source
 from producer.bucket import Bucket
 from producer.changes import Change, Kind
 from producer.folder import Folder
@@ -18,7 +23,7 @@ from producer.sources import Source
 from producer.start_run import holder
 from results import ledger
 from results.ledger import Answer
-from results.queries import RunProgress, find_runs
+from results.queries import RunProgress, find_runs, verify_run
 from results.runs import RunRequest, close_runs, open_run
 from results.session import Database
 from results.tables import RunStatus, batches, images, items, predictions
@@ -121,3 +126,74 @@ def test_listing_ends_quietly_at_the_deadline(db: Database, clock: Clock) -> Non
     (found,) = find_runs(db, run.run_id)
     assert (found.status, found.out_of_time, found.is_listed) == (RunStatus.CANCELLED, True, False)
     assert found.listed == found.cancelled == 32
+
+
+class Turns:
+    """Of several threads one goes on at a time, and a seed says which."""
+
+    def __init__(self, seed: int, threads: int) -> None:
+        self._random = random.Random(seed)
+        self._changed = threading.Condition()
+        self._here = list(range(threads))
+        self._turn = 0
+
+    def next(self, me: int) -> None:
+        """Let another thread go on, or this one once more."""
+        with self._changed:
+            self._choose()
+            assert self._changed.wait_for(lambda: self._turn == me, timeout=60)
+
+    @contextmanager
+    def taken_by(self, me: int) -> Iterator[None]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._turn == me, timeout=60)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._here.remove(me)
+                self._choose()
+
+    def _choose(self) -> None:
+        self._turn = self._random.choice(self._here) if self._here else -1
+        self._changed.notify_all()
+
+
+def list_together(db: Database, source: Source, seed: int) -> int:
+    """Two producers list one run, and may change places at each image and after each chunk; the run's number."""
+    opened = open_run(db, request(source), holder=holder())
+    listing = source_listing(db, source, model_version_id=opened.model_version_id, everything=False)
+    turns = Turns(seed, 2)
+
+    def produce(me: int) -> None:
+        def in_turns(cursor: str | None) -> Iterator[Change]:
+            for change in listing(cursor):
+                yield change
+                turns.next(me)
+
+        with turns.taken_by(me):
+            record_listing(db, opened, in_turns, images_per_batch=1, on_chunk=lambda: turns.next(me))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(produce, range(2)))
+    return opened.run_id
+
+
+def test_two_producers_list_a_run_as_one_does(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(list_source, "_GIVE_WAY_SECONDS", (0.0, 0.0))
+    for seed in range(6):
+        root = tmp_path / str(seed)
+        root.mkdir()
+        for number in range(40):
+            (root / f"{number:02}.jpg").write_bytes(b"x")
+        source = Folder(str(root))
+
+        run_id = list_together(db, source, seed)
+
+        (progress,) = find_runs(db, run_id)
+        assert (progress.is_listed, progress.listed, progress.new) == (True, 40, 40), f"seed {seed}"
+        assert verify_run(db, run_id).gaps[0].what == "40 images listed, 0 with an end"
+        ends = sa.select(items.c.image_id, items.c.batch_id).where(items.c.run_id == run_id)
+        of_run = db.read(lambda connection, ends=ends: connection.execute(ends).all())
+        assert len({row.image_id for row in of_run}) == len({row.batch_id for row in of_run}) == len(of_run) == 40
+    assert count_rows(db) == [240, 240, 240, 0]

@@ -4,6 +4,7 @@
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ _LEASE = 45.0
 _RESEND = 30.0
 _ROOM = 3
 _WORKERS = 3
+_ROUNDS = 200  # Far more than it takes to end what three claims each could not.
 _PICK = st.integers(0, 99)  # Which of those that there are.
 
 _numbers = itertools.count()
@@ -49,6 +51,7 @@ class Process:
     number: int = field(default_factory=lambda: next(_numbers))
     held: Claim | None = None
     held_until: float = 0.0  #: when its lease runs out
+    is_lost: bool = False  #: somebody else has what it held
 
     @property
     def owner(self) -> str:
@@ -67,7 +70,9 @@ class Ledger(RuleBasedStateMachine):
         self.queue: list[int] = []
         self.processes = [Process(worker) for worker in range(_WORKERS)]
         self.ends: dict[int, tuple[str, str | None]] = {}  # Of each image that was saved: status, and label.
-        self.cancelled = False
+        self.losses: Counter[int] = Counter()  # Of each image: how often what held it died, or lost its lease.
+        self.lost_claims: Counter[int] = Counter()  # The same of each batch.
+        self.is_listed = self.cancelled = False
 
     @initialize(sizes=st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=3))
     def begin(self, sizes: list[list[int]]) -> None:
@@ -80,26 +85,33 @@ class Ledger(RuleBasedStateMachine):
         for batch_sizes in sizes:
             batches = [[ListedImage(uri=next(names), fingerprint="10-1") for _ in range(size)] for size in batch_sizes]
             self.chunks.append(Chunk(cursor=batches[-1][-1].uri, batches=batches, skipped=0))
+        self.list_on(behind=False)
+        self.dispatch(_ROOM, seconds=0.0)
 
+    # Without this condition and the next most of the steps would do nothing.
+    @precondition(lambda self: not self.is_listed)
     @rule(behind=st.booleans())
     def list_on(self, behind: bool) -> None:
         """A producer records the next chunk; one that is behind, a chunk that is recorded, and nothing happens."""
-        cursor, is_listed = find_listing(self.db, self.run_id)
+        cursor, _ = find_listing(self.db, self.run_id)
         cursors = [None, *(chunk.cursor for chunk in self.chunks)]
         place = cursors.index(cursor) - (1 if behind else 0)
-        if is_listed or place < 0:
+        if place < 0:
             return
         try:
             if place < len(self.chunks):
                 record_chunk(self.db, self.run_id, cursor=cursors[place], chunk=self.chunks[place])
             else:
                 end_listing(self.db, self.run_id, cursor=cursor)
+                self.is_listed = True
         except ListingTaken:
-            assert behind
+            assert behind or self.cancelled
 
-    @rule(arrive=st.integers(0, _ROOM))
-    def dispatch(self, arrive: int) -> None:
-        """Send what is due; the sender may die before all of it has arrived."""
+    @precondition(lambda self: len(self.queue) < _ROOM)
+    @rule(arrive=st.integers(0, _ROOM), seconds=st.sampled_from([0.0, 6.0, 31.0, 46.0]))
+    def dispatch(self, arrive: int, seconds: float) -> None:
+        """Later, send what is due; the sender may die before all of it has arrived."""
+        self.clock.pass_by(seconds)
         close_runs(self.db)
         room = max(_ROOM - len(self.queue), 0)
         due = ledger.take_due(self.db, room=room, queued=len(self.queue), resend_seconds=_RESEND) if room else []
@@ -123,6 +135,9 @@ class Ledger(RuleBasedStateMachine):
         batch_id = self.queue.pop(which % len(self.queue))
         process.held = ledger.claim(self.db, batch_id, owner=process.owner, lease_seconds=_LEASE)
         process.held_until = self.clock.seconds + _LEASE
+        process.is_lost = False
+        self.note_taken_over(batch_id, process)
+        assert process.held is None or self.lost_claims[batch_id] < ledger.CLAIMS_LEFT_UNANSWERED
         self.note_given_up()
 
     @precondition(lambda self: self.busy())
@@ -159,23 +174,21 @@ class Ledger(RuleBasedStateMachine):
     @rule(whose=_PICK, parent_lives=st.booleans())
     def die(self, whose: int, parent_lives: bool) -> None:
         process = self.busy()[whose % len(self.busy())]
+        self.note_loss(process)
         self.processes[process.worker] = Process(process.worker)
         if parent_lives:
             ledger.give_back_lost(self.db, process.owner, FailureReason.WORKER_LOST)
 
-    @rule(seconds=st.sampled_from([1.0, 6.0, 31.0, 46.0]))
-    def time_passes(self, seconds: float) -> None:
-        self.clock.pass_by(seconds)
-
     @precondition(lambda self: self.busy())
-    @rule(whose=_PICK, then=st.sampled_from(["extend", "finish", "give_back"]))
-    def wake_up_late(self, whose: int, then: str) -> None:
+    @rule(whose=_PICK, then=st.sampled_from(["extend", "finish", "give_back"]), others_finish=st.booleans())
+    def wake_up_late(self, whose: int, then: str, others_finish: bool) -> None:
         """A worker stalls until others have taken what it held, and then goes on as if nothing had happened."""
         process = self.busy()[whose % len(self.busy())]
-        self.clock.pass_by(_LEASE + 1)
-        self.dispatch(_ROOM)
+        self.dispatch(_ROOM, seconds=_LEASE + 1)
         while self.queue and self.idle():
             self.claim(0, 0)
+        while others_finish and len(self.busy()) > 1:
+            self.finish(1 if self.busy()[0] is process else 0, failing=set(), twice=False)
         place = self.busy().index(process)
         if then == "finish":
             self.finish(place, failing=set(), twice=False)
@@ -187,7 +200,7 @@ class Ledger(RuleBasedStateMachine):
     @precondition(lambda self: self.may_cancel and self.ends and not self.cancelled)
     @rule()
     def cancel(self) -> None:
-        self.cancelled = cancel_run(self.db, self.run_id)
+        self.cancelled = self.is_listed = cancel_run(self.db, self.run_id)
 
     @invariant()
     def ends_stay_as_they_were_saved(self) -> None:
@@ -202,11 +215,12 @@ class Ledger(RuleBasedStateMachine):
         """Without a further fault the run comes to its end, and everything is proved."""
         if not hasattr(self, "run_id"):
             return
-        while not find_listing(self.db, self.run_id)[1]:
+        while not self.is_listed:
             self.list_on(behind=False)
+        rounds = itertools.count()
         while find_runs(self.db, self.run_id)[0].finished_at is None:
-            self.time_passes(46.0)
-            self.dispatch(_ROOM)
+            assert next(rounds) < _ROUNDS, "the run does not end"
+            self.dispatch(_ROOM, seconds=_LEASE + 1)
             while self.busy():
                 self.finish(0, failing=set(), twice=False)
             if self.queue:
@@ -240,11 +254,27 @@ class Ledger(RuleBasedStateMachine):
         assert image_id not in self.ends
         self.ends[image_id] = (status, label)
 
+    def note_taken_over(self, batch_id: int, process: Process) -> None:
+        """A claim takes nothing from a process whose lease has not run out."""
+        for other in self.busy():
+            if other is not process and other.held and other.held.batch_id == batch_id:
+                has_run_out = self.clock.seconds > other.held_until
+                assert process.held is None or has_run_out
+                if has_run_out:
+                    self.note_loss(other)
+
+    def note_loss(self, process: Process) -> None:
+        if process.held is not None and not process.is_lost:
+            process.is_lost = True
+            self.lost_claims[process.held.batch_id] += 1
+            self.losses.update(image.image_id for image in process.held.images)
+
     def note_given_up(self) -> None:
-        """A claim may have ended an image that was alone in its batch."""
+        """A claim may have ended an image that was alone in its batch, and whose workers were lost."""
         for row in rows_of(self.db, self.run_id):
             if row.status == ItemStatus.FAILED and row.reason == FailureReason.WORKER_LOST:
                 self.ends.setdefault(row.image_id, (ItemStatus.FAILED, None))
+                assert self.losses[row.image_id] >= ledger.CLAIMS_LEFT_UNANSWERED
 
 
 def ends_of(held: Claim, failing: set[int]) -> tuple[list[Answer], list[Failure]]:

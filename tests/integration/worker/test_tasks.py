@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,10 +13,11 @@ import sqlalchemy as sa
 
 from base.errors import ModelError, TransientError
 from base.settings import Settings
+from base.stages import Stage
 from models.predictions import Prediction
 from results import ledger
 from results.listing import Chunk, ListedImage, end_listing, record_chunk
-from results.queries import LabelFilter, RunProgress, count_failures, find_runs, list_labels, verify_run
+from results.queries import LabelFilter, RunProgress, count_failures, find_runs, find_stages, list_labels, verify_run
 from results.runs import RunRequest, close_runs, open_run
 from results.session import Database
 from results.tables import RunStatus, batches
@@ -121,6 +123,23 @@ def test_answer_copied_through_the_database_needs_a_review_as_its_twin_does(
     assert len(predicted) == 2
     assert len(rows) == 4
     assert list(list_labels(db, LabelFilter(needs_review=not needs_review))) == []
+
+
+def test_time_of_each_stage_is_saved_with_the_batch(
+    tasks: ModuleType, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "_classifier", lambda *_: ScriptedClassifier())
+    runs = [record_files(db, tmp_path / folder) for folder in ("photos", "others")]
+
+    for number in (1, 2):
+        time.sleep(0.05)
+        tasks.work_on(db, number, SETTINGS)
+
+    first, second = (find_stages(db, run) for run in runs)
+    assert (first.batches, first.images) == (second.batches, second.images) == (1, 2)
+    assert first.seconds[Stage.FETCHING] > 0 and second.seconds[Stage.LEDGER] > 0
+    # The first batch of a run has waited for no other, and nobody knows yet how long it takes to be saved.
+    assert second.seconds[Stage.WAITING] < 0.05 and second.seconds[Stage.SAVING] == 0
 
 
 def test_second_delivery_changes_nothing(work: Callable[..., RunProgress], db: Database) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from base.errors import FailureReason
+from base.stages import Stopwatch
 from models.classifier import Classifier
 from models.decoding import DecodingLimits
 from models.engines.fake import FakeEngine
@@ -265,3 +266,23 @@ def test_twins_within_a_batch_need_a_review_alike(classifier: Classifier, batch:
     answers, _ = run(classifier, batch)
 
     assert [(answer.reused, answer.needs_review) for answer in answers] == [(False, True), (True, True)]
+
+
+def test_time_of_a_batch_is_told_by_stage(engine: CountingEngine, batch: Batch) -> None:
+    watch = Stopwatch()
+    version = fake_version(Preprocessing(size=32, crop=1.0, mean=0.0, scale=1.0))
+    limits = DecodingLimits(max_bytes=MAX_BYTES, max_pixels=10**6)
+    batch.add(make_jpeg())
+
+    classify(
+        Classifier(version, limits=limits, engine=engine, watch=watch),
+        batch.images,
+        top_k=2,
+        max_bytes=MAX_BYTES,
+        find_twins=Twins().find,
+        on_progress=lambda: None,
+        watch=watch,
+    )
+
+    spent = [stage for stage, seconds in watch.take().items() if seconds]
+    assert spent == ["waiting", "fetching", "decoding", "preprocessing", "inference"]

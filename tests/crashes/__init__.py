@@ -1,0 +1,1 @@
+"""The system, killed at one point after another."""
