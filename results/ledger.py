@@ -554,8 +554,6 @@ def _end_items(
     ends += [
         _item_values(failure, ItemStatus.FAILED, reason=failure.reason, message=failure.message) for failure in failures
     ]
-    if not ends:
-        return
     statement = (
         items.update()
         .where(

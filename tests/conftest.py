@@ -55,11 +55,16 @@ def postgres() -> Iterator[str]:
 
 
 @contextmanager
-def new_database(postgres: str) -> Iterator[str]:
-    """A new, empty database of the server with that address, for as long as the block lasts; yields its own."""
+def new_database(postgres: str, template: str = "template1") -> Iterator[str]:
+    """A new database of the server with that address, a copy of another, for as long as the block lasts.
+
+    Yields:
+        Its own address.
+    """
     name = f"tagmill_{secrets.token_hex(4)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
         yield postgres.rpartition("/")[0] + "/" + name
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 

