@@ -14,7 +14,8 @@ BENCH = .venv/bin/python -m bench.speed $(if $(DIR),"$(DIR)") --number $(or $(N)
 # The settings of whoever calls are not those of the tests and the demo.
 unexport $(filter-out TAGMILL_TEST_%,$(filter TAGMILL_%,$(.VARIABLES)))
 
-.PHONY: help install demo test test-azure lint format check coverage coverage-ledger corpus bench bench-peers bench-growth bench-listing bench-ledger settings lock clean
+.PHONY: help install demo test test-azure lint format check coverage coverage-ledger corpus bench bench-peers \
+	bench-growth bench-listing bench-ledger settings lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
@@ -54,12 +55,11 @@ coverage: install ## Run every test and show the branches that none of them took
 	.venv/bin/python -m coverage combine --quiet
 	.venv/bin/python -m coverage report
 
-# It has tests of its own for each of its branches; what others reach of it by the way does not count. Its branches are
-# the same on both databases, and on SQLite they take half the time.
+# It has tests of its own for each of its branches; what others reach of it by the way does not count.
 LEDGER_TESTS = tests/integration/results/test_ledger.py tests/integration/results/test_staging.py
 
 coverage-ledger: install ## Fail where its own tests leave out a branch of results/ledger.py
-	@.venv/bin/python -m coverage run -m pytest -q -k sqlite $(LEDGER_TESTS)
+	@.venv/bin/python -m coverage run -m pytest -q -n 2 $(LEDGER_TESTS)
 	@.venv/bin/python -m coverage combine --quiet
 	@.venv/bin/python -m coverage report --include=results/ledger.py --fail-under=100
 

@@ -44,7 +44,7 @@ def postgres_server(superuser: str = "postgres", password: str = _PASSWORD, *, d
     """A PostgreSQL server with SCRAM passwords, for as long as the block lasts.
 
     Args:
-        durable: what is committed survives a power cut, as on a server of somebody's; nothing else here outlives tests.
+        durable: what is committed survives a power cut, which is what a commit costs; no test needs that.
 
     Yields:
         The address of its superuser's database `postgres`.
