@@ -7,7 +7,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from tests.acceptance.conftest import Tagmill
-from tests.acceptance.test_poison import SABOTAGE
 from tests.acceptance.test_run import make_many
 from tests.corpus.check import check, faults
 from tests.corpus.odd_files import CLASSIFIED, KINDS, NOT_LISTED, PASSED_OVER, make_odd_files
@@ -27,8 +26,18 @@ def watch(event, arguments):
         let_happen(Path({folder!r}))
 
 seen = []
-if "spawn" in "".join(sys.orig_argv):
+if any(word in " ".join(sys.orig_argv) for word in ("celery_worker", "spawn_main")):
     sys.addaudithook(watch)
+"""
+
+VENOM = """
+import os, sys
+
+def watch(event, arguments):
+    if event == "open" and b"venom" in os.fsencode(str(arguments[0])):
+        os._exit(3)
+
+sys.addaudithook(watch)
 """
 
 
@@ -88,7 +97,7 @@ def test_corpus_tells_of_a_file_that_ends_its_process(tmp_path: Path) -> None:
     photos = make_many(tmp_path / "photos", 3)
     (photos / "0001-venom.jpg").write_bytes(make_jpeg())
     (tmp_path / "sabotage").mkdir()
-    (tmp_path / "sabotage" / "sitecustomize.py").write_text(SABOTAGE.format(deed="os._exit(3)").replace("spawn", ""))
+    (tmp_path / "sabotage" / "sitecustomize.py").write_text(VENOM)
 
     done = subprocess.run(
         [sys.executable, "-m", "tests.corpus", photos],

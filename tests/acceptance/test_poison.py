@@ -13,7 +13,7 @@ SABOTAGE = """
 import os, sys, time
 
 def watch(event, arguments):
-    if event == "open" and "spawn" in "".join(sys.orig_argv):
+    if event == "open" and os.getpid() != started:
         name = os.fsencode(str(arguments[0]))
         if b"kills" in name:
             os.kill(os.getpid(), 9)
@@ -22,7 +22,10 @@ def watch(event, arguments):
         elif b"hogs" in name:
             bytearray(2**40)
 
-sys.addaudithook(watch)
+command = " ".join(sys.orig_argv)
+started = 0 if "spawn_main" in command else os.getpid()  # Of a worker, whose first processes are forked.
+if started == 0 or "celery_worker" in command:
+    sys.addaudithook(watch)
 """
 
 
