@@ -11,7 +11,7 @@ NPM_INSTALL = npm install --no-save --no-package-lock --ignore-scripts --no-audi
 # The settings of whoever calls are not those of the tests and the demo.
 unexport $(filter-out TAGMILL_TEST_%,$(filter TAGMILL_%,$(.VARIABLES)))
 
-.PHONY: help install demo test test-azure lint format check coverage corpus bench-listing settings lock clean
+.PHONY: help install demo test test-azure lint format check coverage corpus chaos bench-listing settings lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,10 @@ coverage: install ## Run every test and show the branches that none of them took
 
 corpus: install ## Look at odd and damaged files as a worker does: our own, with N= mutations, or those of a folder DIR=
 	@.venv/bin/python -m tests.corpus $(if $(DIR),"$(DIR)",--mutations $(or $(N),2000) --seed $(or $(SEED),0))
+
+chaos: install ## Kill, stop and cut off everything at random for SECONDS= or N= faults, on both databases or DB=; SEED= repeats it
+	@.venv/bin/python -m tests.chaos $(if $(N),--faults $(N)) $(if $(SECONDS),--seconds $(SECONDS)) \
+		--seed $(or $(SEED),0) $(if $(DB),--database $(DB))
 
 bench-listing: install ## Measure listings of 10,000, 100,000 and 1,000,000 keys; takes some minutes and 3 GB of disk
 	@.venv/bin/python -m bench.listing

@@ -1,0 +1,155 @@
+"""Whether every image comes to exactly one end whatever is killed, cut off or taken away: `make chaos`.
+
+The whole system runs as processes, with a fake engine and a source that grows from run to run, and a monkey does to it
+what its seed says. When it has stopped, everything has to complete, `tagmill verify` has to prove every run, and the
+rows have to be those that the files ask for.
+
+    python -m tests.chaos [--faults N | --seconds S] [--seed SEED] [--database sqlite|postgresql]
+"""
+
+import argparse
+import itertools
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.faults import Fault, faults, inflict
+from tests.chaos.oracle import Oracle
+from tests.chaos.system import System, running_system
+
+DATABASES = ("sqlite", "postgresql")
+
+_IMAGES_PER_ROUND = 400
+# So short that what hangs for a while loses its lease, and within a minute somebody else has it.
+_SETTINGS = {
+    "CHAOS_IMAGE_SECONDS": "0.01",
+    "TAGMILL_IMAGES_PER_BATCH": "16",
+    "TAGMILL_LEASE_SECONDS": "6",
+    "TAGMILL_IMAGE_SECONDS": "2",
+    "TAGMILL_DISPATCH_SECONDS": "1",
+    "TAGMILL_RESEND_SECONDS": "6",
+}
+# Connections that are silent are given up after 10 to 20 seconds.
+_COMPLETE_SECONDS = 90.0
+
+
+@dataclass
+class Report:
+    """What was done, and what came of it."""
+
+    database: str
+    seed: int
+    done: list[tuple[Fault, float, str | None]] = field(default_factory=list)  #: and when it was over, whom it hit
+    back_after: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    runs: int = 0
+    images: int = 0
+    classified: int = 0
+    failed: int = 0
+    starts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    complete_seconds: float = 0.0  #: from the last fault until everything was done
+    wrong: list[str] = field(default_factory=list)
+
+
+def storm(folder: Path, database: str, seed: int, *, most: int | None, seconds: float | None) -> Report:
+    """Do faults to a system in a new folder until so many are done or so long has passed, and look at what is left."""
+    report = Report(database, seed)
+    on_postgres = database == "postgresql"
+    with running_system(
+        folder, seed, on_postgres=on_postgres, images_per_round=_IMAGES_PER_ROUND, settings=_SETTINGS
+    ) as system:
+        began = time.monotonic()
+        for fault in itertools.islice(faults(seed, on_postgres=on_postgres), most):
+            if seconds is not None and time.monotonic() - began > seconds:
+                break
+            _do(system, fault, report)
+        report.seconds = time.monotonic() - began
+        is_complete = system.complete(_COMPLETE_SECONDS)
+        report.complete_seconds = time.monotonic() - began - report.seconds
+        _look(system, report, is_complete=is_complete)
+    return report
+
+
+def _do(system: System, fault: Fault, report: Report) -> None:
+    while (hit := inflict(system, fault)) is None:  # Nobody of the kind is there at the moment.
+        system.wait(0.1)
+    report.done.append((fault, time.time() + hit.seconds, hit.worker))
+    system.note(f"{fault}, {hit.worker or 'all'}, for {hit.seconds:.1f} s")
+    system.wait(fault.pause)
+
+
+def _look(system: System, report: Report, *, is_complete: bool) -> None:
+    for worker in system.workers:
+        worker.end()
+    oracle = Oracle(system.postgres.address if system.postgres else system.sqlite)
+    if is_complete:
+        report.wrong += oracle.faults(system.rounds)
+    else:
+        report.wrong.append(f"the last run was not complete after {_COMPLETE_SECONDS:.0f} s")
+    for run_id, *_ in oracle.runs:
+        told = system.tagmill("verify", str(run_id))
+        if told.returncode:
+            report.wrong.append(f"verify {run_id}: exit code {told.returncode}: {told.stdout} {told.stderr}")
+    report.runs = len(oracle.runs)
+    report.wrong += system.unforeseen()
+    report.images = sum(len(change.images) for _, change in system.rounds[-1:])
+    report.classified, report.failed = oracle.classified, oracle.failed
+    report.starts = {worker.name: worker.starts for worker in system.workers} | {"command": system.command.starts}
+    times = {worker.name: worker.batch_times() for worker in system.workers}
+    for fault, over, worker_name in report.done:
+        of_whom = times[worker_name] if worker_name else itertools.chain.from_iterable(times.values())
+        after = [at - over for at in of_whom if at > over]
+        if after:
+            report.back_after[str(fault)].append(min(after))
+
+
+def show(report: Report) -> None:
+    """Print it as tables."""
+    print(
+        f"{report.database}, seed {report.seed}: {len(report.done)} faults in {report.seconds:.0f} s, and complete ",
+        end="",
+    )
+    print(f"{report.complete_seconds:.0f} s after the last")
+    print(f"{report.runs} runs, {report.images:,} images at the end, {report.classified:,} classified and", end=" ")
+    print(f"{report.failed:,} failed as their workers were lost")
+    print("started: " + ", ".join(f"{name} {number} times" for name, number in report.starts.items()))
+    print("\n| role | fault | times | next batch after, s: median | max |")
+    print("| --- | --- | --- | --- | --- |")
+    for name in sorted({str(fault) for fault, _, _ in report.done}):
+        times = sum(str(fault) == name for fault, _, _ in report.done)
+        after = report.back_after.get(name, [])
+        figures = f"{statistics.median(after):.1f} | {max(after):.1f}" if after else " | "
+        print(f"| {name.replace(': ', ' | ')} | {times} | {figures} |")
+    for line in report.wrong:
+        print(line, file=sys.stderr)
+    print(f"\n{len(report.wrong)} things are wrong\n" if report.wrong else "\nnothing lost, nothing counted twice\n")
+
+
+def main() -> None:
+    """Do it on each database; exits with 1 where anything is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.partition("\n")[0])
+    parser.add_argument("--faults", type=int, metavar="N", help="how many; as many as fit into --seconds without it")
+    parser.add_argument("--seconds", type=float, metavar="S", help="how long; 60 without --faults")
+    parser.add_argument("--seed", type=int, default=0, help="another one does other faults to other images")
+    parser.add_argument("--database", choices=DATABASES, help="both, one after the other, without it")
+    parser.add_argument("--keep", action="store_true", help="leave images, database and logs also where all is well")
+    wanted = parser.parse_args()
+    seconds = 60.0 if wanted.faults is None and wanted.seconds is None else wanted.seconds
+    is_wrong = False
+    for database in (wanted.database,) if wanted.database else DATABASES:
+        folder = Path(tempfile.mkdtemp(prefix=f"tagmill-chaos-{database}-"))
+        report = storm(folder / "home", database, wanted.seed, most=wanted.faults, seconds=seconds)
+        show(report)
+        if report.wrong or wanted.keep:
+            print(f"images, database and logs are in {folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(folder)
+        is_wrong |= bool(report.wrong)
+    if is_wrong:
+        print(f"repeat it with --seed {wanted.seed}", file=sys.stderr)
+    sys.exit(is_wrong)
