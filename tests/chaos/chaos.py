@@ -63,6 +63,7 @@ def storm(folder: Path, database: str, seed: int, *, most: int | None, seconds: 
     with running_system(
         folder, seed, on_postgres=on_postgres, images_per_round=_IMAGES_PER_ROUND, settings=_SETTINGS
     ) as system:
+        system.wait_for_batch()
         began = time.monotonic()
         for fault in itertools.islice(faults(seed, on_postgres=on_postgres), most):
             if seconds is not None and time.monotonic() - began > seconds:
@@ -86,7 +87,7 @@ def _do(system: System, fault: Fault, report: Report) -> None:
 def _look(system: System, report: Report, *, is_complete: bool) -> None:
     for worker in system.workers:
         worker.end()
-    oracle = Oracle(system.postgres.address if system.postgres else system.sqlite)
+    oracle = Oracle(system)
     if is_complete:
         report.wrong += oracle.faults(system.rounds)
     else:
@@ -100,10 +101,10 @@ def _look(system: System, report: Report, *, is_complete: bool) -> None:
     report.images = sum(len(change.images) for _, change in system.rounds[-1:])
     report.classified, report.failed = oracle.classified, oracle.failed
     report.starts = {worker.name: worker.starts for worker in system.workers} | {"command": system.command.starts}
-    times = {worker.name: worker.batch_times() for worker in system.workers}
-    for fault, over, worker_name in report.done:
-        of_whom = times[worker_name] if worker_name else itertools.chain.from_iterable(times.values())
-        after = [at - over for at in of_whom if at > over]
+    batches = {worker.name: worker.batches() for worker in system.workers}
+    for fault, over, hit in report.done:
+        of_whom = batches[hit] if hit else itertools.chain.from_iterable(batches.values())
+        after = [end - over for begin, end in of_whom if begin > over]
         if after:
             report.back_after[str(fault)].append(min(after))
 

@@ -1,22 +1,17 @@
 """What the database has to hold at the end: plain SQL, and none of our queries, compared with the files."""
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from itertools import groupby, pairwise
-from pathlib import Path
 from typing import Any
 
-import psycopg
-
 from tests.chaos.catalogue import COLOURS, Change
+from tests.chaos.system import System
 
 # What an image may fail with that is fine: each time it was tried, its worker was killed or kept from going on.
 _LOST = ("worker_lost", "timeout")
 _SHOWN = 10
 
-Rows = list[tuple[Any, ...]]
 Rounds = Iterable[tuple[int, Change]]
 
 _RUNS = """
@@ -46,25 +41,16 @@ _CURRENT = "SELECT image_uri, label FROM current_labels"
 class Oracle:
     """What a database holds."""
 
-    def __init__(self, address: str | Path) -> None:
-        """
-        Args:
-            address: of PostgreSQL, or a SQLite file.
-        """
-        with closing(sqlite3.connect(address) if isinstance(address, Path) else psycopg.connect(address)) as connection:
-
-            def ask(query: str) -> Rows:
-                return connection.execute(query).fetchall()
-
-            self.runs = ask(_RUNS)
-            self._items = {run_id: list(rows) for run_id, rows in groupby(ask(_ITEMS), lambda row: row[0])}
-            self._batches = {row[0]: row[1:] for row in ask(_BATCHES)}
-            self._answers = {
-                key: [(row[2], row[3], None if row[4] is None else bytes(row[4])) for row in rows]
-                for key, rows in groupby(ask(_PREDICTIONS), lambda row: (row[0], row[1]))
-            }
-            self._doubled = ask(_DOUBLED)[0][0]
-            self._current = ask(_CURRENT)
+    def __init__(self, system: System) -> None:
+        self.runs, items, batches, predictions, [[self._doubled]], self._current = system.ask(
+            _RUNS, _ITEMS, _BATCHES, _PREDICTIONS, _DOUBLED, _CURRENT
+        )
+        self._items = {run_id: list(rows) for run_id, rows in groupby(items, lambda row: row[0])}
+        self._batches = {row[0]: row[1:] for row in batches}
+        self._answers = {
+            key: [(row[2], row[3], None if row[4] is None else bytes(row[4])) for row in rows]
+            for key, rows in groupby(predictions, lambda row: (row[0], row[1]))
+        }
 
     @property
     def failed(self) -> int:

@@ -6,15 +6,18 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -141,13 +144,18 @@ class Worker:
             _kill_group(self._process.pid)
             self._process.wait()
 
-    def batch_times(self) -> list[float]:
-        """When it finished batches, in seconds since 1970."""
-        return [
-            datetime.fromisoformat(line["timestamp"]).timestamp()
+    def batches(self) -> list[tuple[float, float]]:
+        """When it began with a batch and finished it, in seconds since 1970, for each."""
+        ends = [
+            (datetime.fromisoformat(line["timestamp"]).timestamp(), float(line["elapsed_seconds"]))
             for line in _events(self.log)
             if line["event"] == "batch_classified"
         ]
+        return [(end - elapsed, end) for end, elapsed in ends]
+
+    def back_after(self, since: float) -> float | None:
+        """How long after a moment it had done a batch that it began with after that; None: it has not."""
+        return min((end - since for begin, end in self.batches() if begin > since), default=None)
 
 
 class Command:
@@ -213,7 +221,7 @@ class System:
         self.folder, self.catalogue, self.postgres, self.link, self.broker = folder, catalogue, postgres, link, broker
         self.sqlite = folder / "tagmill.db"
         self.rounds: list[tuple[int, Change]] = []  #: what was found, and the last run that found it
-        self._images_per_round = images_per_round
+        self.images_per_round = images_per_round
         self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._number = count()
         self._change: Change | None = None
@@ -222,7 +230,7 @@ class System:
             "PYTHONPATH": str(_ENGINE),
             "TAGMILL_CONFIG": os.devnull,
             "TAGMILL_HOME": str(folder),
-            "TAGMILL_DATABASE_URL": postgres.address if postgres else f"sqlite:///{self.sqlite}",
+            "TAGMILL_DATABASE_URL": str(self.database) if postgres else f"sqlite:///{self.sqlite}",
             "TAGMILL_BROKER_URL": broker.server.url.replace(f":{broker.port}/", f":{link.port}/"),
             "TAGMILL_JSON_LOGS": "true",
             **settings,
@@ -232,6 +240,17 @@ class System:
             for number, processes in enumerate(WORKER_PROCESSES, start=1)
         ]
         self.command = Command(catalogue.folder, self.environment, folder)
+
+    @property
+    def database(self) -> str | Path:
+        """The address of PostgreSQL, or the SQLite file."""
+        return self.postgres.address if self.postgres else self.sqlite
+
+    def ask(self, *queries: str) -> list[list[tuple[Any, ...]]]:
+        """What the database says, asked by its own driver."""
+        address = self.database
+        with closing(sqlite3.connect(address) if isinstance(address, Path) else psycopg.connect(address)) as connection:
+            return [connection.execute(query).fetchall() for query in queries]
 
     def tagmill(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end."""
@@ -252,7 +271,7 @@ class System:
         if self._change is None:
             if not another_run:
                 return True
-            self._change = self.catalogue.change(self._images_per_round)
+            self._change = self.catalogue.change(self.images_per_round)
         run_id = self.command.tend()
         if run_id is not None:
             self.rounds.append((run_id, self._change))
@@ -265,6 +284,16 @@ class System:
         while time.monotonic() < until:
             self.tend()
             time.sleep(_LOOK_SECONDS)
+
+    def wait_for_batch(self) -> None:
+        """Let everything start, until somebody has done something."""
+        while not any(worker.back_after(0) for worker in self.workers):
+            self.wait(0.2)
+
+    def give_up_round(self) -> None:
+        """Leave the run to the workers, and have the next one find more images."""
+        self.command.end()
+        self._change = None
 
     def later(self, seconds: float, act: Callable[[], object]) -> None:
         """Have it done after so long."""
@@ -381,7 +410,9 @@ def _command_line(pid: int) -> str:
 
 
 def _events(log: Path) -> Iterator[dict[str, str]]:
-    """The lines of a log that are ours."""
+    """The lines of a log that are ours; none before there is one."""
+    if not log.exists():
+        return
     for line in log.read_text(errors="replace").splitlines():
         if line.startswith("{"):
             with suppress(ValueError):  # Two processes wrote at once.
