@@ -3,16 +3,29 @@
 from typing import TYPE_CHECKING, Any, cast
 
 from celery import Celery
+from kombu import Connection
 
 if TYPE_CHECKING:
     import redis
-    from kombu import Connection
 
 QUEUE = "tagmill.classify"
 RUNS_QUEUE = "tagmill.runs"  # What producers work off.
 
+# How long a worker waits, at the most, before it looks again for a broker that is away.
+_RECONNECT_SECONDS = 4
 
-def redis_of(connection: "Connection") -> "redis.Redis":
+
+class _Connection(Connection):
+    """Looks for a broker that is away as often after an hour as after a minute.
+
+    Left to itself kombu waits two seconds longer each time, up to half a minute, and Celery has no setting for that.
+    """
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Any:
+        return super().ensure_connection(*args, **{"interval_max": _RECONNECT_SECONDS, **options})
+
+
+def redis_of(connection: Connection) -> "redis.Redis":
     """The client behind a connection to the broker, for what Celery has no words for."""
     return cast("redis.Redis", cast("Any", connection.default_channel).client)
 
@@ -24,6 +37,7 @@ def make_app(broker_url: str) -> Celery:
     broker come back by itself.
     """
     app = Celery("tagmill", broker=broker_url, set_as_current=False)
+    app.amqp.Connection = _Connection
     app.conf.update(
         task_default_queue=QUEUE,
         task_serializer="json",

@@ -17,8 +17,8 @@ _SETTINGS = {"CHAOS_IMAGE_SECONDS": "0.25", "TAGMILL_IMAGES_PER_BATCH": "4", "TA
 # Two batches for each process, and more than all other probes together let pass.
 _FEW_IMAGES, _MANY_IMAGES = 24, 6000
 _STEADY_SECONDS = 3.0
-# Who asks less and less often asks 12 seconds after the broker is back.
-_AWAY_SECONDS = 31.0
+# Who looks for the broker less and less often would do so 12 seconds after it is back.
+_AWAY_SECONDS = 44.0
 #: How long we wait for something that does not come.
 PATIENCE_SECONDS = 150.0
 
@@ -103,7 +103,7 @@ def _lose(system: System, find: Callable[[], list[int]], lose: Callable[[list[in
             held = {batch_id for batch_id, pid in open_batches.items() if pid in pids}
             if held and None not in open_batches.values():
                 lose(pids)
-                return _wait(system, lambda: not held & _open_batches(system).keys())
+                return _wait(system, partial(_are_done, system, held))
             _tend(system)
 
 
@@ -111,6 +111,10 @@ def _open_batches(system: System) -> dict[int, int | None]:
     """The batches that are not done, each with the process that is at it."""
     (rows,) = system.ask("SELECT id, owner FROM batches WHERE status <> 'done'")
     return {batch_id: int(owner.rpartition("/")[2]) if owner else None for batch_id, owner in rows}
+
+
+def _are_done(system: System, batches: set[int]) -> bool:
+    return not batches & _open_batches(system).keys()
 
 
 def _kill_worker(system: System) -> float | None:
