@@ -56,7 +56,7 @@ corpus: install ## Look at odd and damaged files as a worker does: our own, with
 
 chaos: install ## Kill, stop and cut off everything at random for SECONDS= or N= faults, on both databases or DB=; SEED= repeats it
 	@.venv/bin/python -m tests.chaos $(if $(N),--faults $(N)) $(if $(SECONDS),--seconds $(SECONDS)) \
-		--seed $(or $(SEED),0) $(if $(DB),--database $(DB))
+		--seed $(or $(SEED),0) $(if $(DB),--database $(DB)) --probes $(or $(PROBES),2)
 
 bench-listing: install ## Measure listings of 10,000, 100,000 and 1,000,000 keys; takes some minutes and 3 GB of disk
 	@.venv/bin/python -m bench.listing

@@ -2,9 +2,9 @@
 
 The whole system runs as processes, with a fake engine and a source that grows from run to run, and a monkey does to it
 what its seed says. When it has stopped, everything has to complete, `tagmill verify` has to prove every run, and the
-rows have to be those that the files ask for.
+rows have to be those that the files ask for. Then `recovery.py` measures how soon work goes on after single faults.
 
-    python -m tests.chaos [--faults N | --seconds S] [--seed SEED] [--database sqlite|postgresql]
+    python -m tests.chaos [--faults N | --seconds S] [--seed SEED] [--database sqlite|postgresql] [--probes TIMES]
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.chaos.faults import Fault, faults, inflict
 from tests.chaos.oracle import Oracle
+from tests.chaos.recovery import recovery
 from tests.chaos.system import System, running_system
 
 DATABASES = ("sqlite", "postgresql")
@@ -34,6 +35,9 @@ _SETTINGS = {
     "TAGMILL_DISPATCH_SECONDS": "1",
     "TAGMILL_RESEND_SECONDS": "6",
 }
+_START_SECONDS = 30.0
+# A monkey without any patience would only ever kill what is just starting.
+_PATIENCE_SECONDS = 15.0
 # Connections that are silent are given up after 10 to 20 seconds.
 _COMPLETE_SECONDS = 90.0
 
@@ -63,8 +67,8 @@ def storm(folder: Path, database: str, seed: int, *, most: int | None, seconds: 
     with running_system(
         folder, seed, on_postgres=on_postgres, images_per_round=_IMAGES_PER_ROUND, settings=_SETTINGS
     ) as system:
-        system.wait_for_batch()
         began = time.monotonic()
+        system.wait_for_batch(_START_SECONDS)
         for fault in itertools.islice(faults(seed, on_postgres=on_postgres), most):
             if seconds is not None and time.monotonic() - began > seconds:
                 break
@@ -81,6 +85,8 @@ def _do(system: System, fault: Fault, report: Report) -> None:
         system.wait(0.1)
     report.done.append((fault, time.time() + hit.seconds, hit.worker))
     system.note(f"{fault}, {hit.worker or 'all'}, for {hit.seconds:.1f} s")
+    if fault.is_patient:
+        system.wait_for_batch(_PATIENCE_SECONDS)
     system.wait(fault.pause)
 
 
@@ -109,6 +115,21 @@ def _look(system: System, report: Report, *, is_complete: bool) -> None:
             report.back_after[str(fault)].append(min(after))
 
 
+def show_recovery(folder: Path, database: str, times: int) -> list[str]:
+    """Measure how soon work goes on, print it, and return what took too long."""
+    wrong: list[str] = []
+    print(f"{database}, one fault at a time, with the settings as they come")
+    print("\n| fault | times | back at work after, s: median | max | at most |")
+    print("| --- | --- | --- | --- | --- |", flush=True)
+    for probe, seconds in recovery(folder, on_postgres=database == "postgresql", times=times):
+        median, longest = statistics.median(seconds), max(seconds)
+        print(f"| {probe.name} | {times} | {median:.1f} | {longest:.1f} | {probe.bound:.0f} |", flush=True)
+        if longest > probe.bound:
+            wrong.append(f"{probe.name}: back at work after {longest:.1f} s, and not {probe.bound:.0f}")
+    print()
+    return wrong
+
+
 def show(report: Report) -> None:
     """Print it as tables."""
     print(
@@ -126,9 +147,8 @@ def show(report: Report) -> None:
         after = report.back_after.get(name, [])
         figures = f"{statistics.median(after):.1f} | {max(after):.1f}" if after else " | "
         print(f"| {name.replace(': ', ' | ')} | {times} | {figures} |")
-    for line in report.wrong:
-        print(line, file=sys.stderr)
-    print(f"\n{len(report.wrong)} things are wrong\n" if report.wrong else "\nnothing lost, nothing counted twice\n")
+    told = f"{len(report.wrong)} things are wrong" if report.wrong else "0 lost, 0 counted twice"
+    print(f"\n{told}\n", flush=True)
 
 
 def main() -> None:
@@ -138,6 +158,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, metavar="S", help="how long; 60 without --faults")
     parser.add_argument("--seed", type=int, default=0, help="another one does other faults to other images")
     parser.add_argument("--database", choices=DATABASES, help="both, one after the other, without it")
+    parser.add_argument("--probes", type=int, default=2, metavar="TIMES", help="of each single fault; 0 measures none")
     parser.add_argument("--keep", action="store_true", help="leave images, database and logs also where all is well")
     wanted = parser.parse_args()
     seconds = 60.0 if wanted.faults is None and wanted.seconds is None else wanted.seconds
@@ -146,11 +167,14 @@ def main() -> None:
         folder = Path(tempfile.mkdtemp(prefix=f"tagmill-chaos-{database}-"))
         report = storm(folder / "home", database, wanted.seed, most=wanted.faults, seconds=seconds)
         show(report)
-        if report.wrong or wanted.keep:
-            print(f"images, database and logs are in {folder}", file=sys.stderr)
+        wrong = report.wrong
+        if wanted.probes:
+            wrong = wrong + show_recovery(folder / "probes", database, wanted.probes)
+        for line in wrong:
+            print(line, file=sys.stderr)
+        if wrong or wanted.keep:
+            print(f"seed {wanted.seed}: images, database and logs are in {folder}", file=sys.stderr)
         else:
             shutil.rmtree(folder)
-        is_wrong |= bool(report.wrong)
-    if is_wrong:
-        print(f"repeat it with --seed {wanted.seed}", file=sys.stderr)
+        is_wrong |= bool(wrong)
     sys.exit(is_wrong)

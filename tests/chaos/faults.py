@@ -13,7 +13,8 @@ from functools import partial
 from broker.app import QUEUE
 from tests.chaos.system import System, Worker, send
 
-_PAUSE_SECONDS = (0.2, 3.4)
+_PAUSE_SECONDS = (0.1, 1.5)
+_PATIENT = 1 / 3
 _STOP_SECONDS = (0.5, 12.0)  # Twice the lease at the most.
 _AWAY_SECONDS = (0.0, 3.0)
 _SILENT_SECONDS = (1.0, 12.0)
@@ -29,16 +30,18 @@ class Fault:
     victim: int  #: which one of those there are
     seconds: float  #: how long it lasts, 0 to 1 of what its kind allows
     pause: float  #: seconds until the next one
+    is_patient: bool  #: the next one waits until work goes on
 
     def __str__(self) -> str:
         return f"{self.role}: {self.kind}"
 
 
 def faults(seed: int, *, on_postgres: bool) -> Iterator[Fault]:
-    """The sequence of a seed: every kind once, in any order, before any comes again."""
+    """The sequence of a seed: every kind once, and SIGKILL twice, in any order, before any comes again."""
     chance = random.Random(f"faults {seed}")
     kinds = [key for key in _ACTS if on_postgres or key[0] != "PostgreSQL"]
     kinds = [key for key in kinds if not on_postgres or key[0] != "SQLite"]
+    kinds += [key for key in kinds if key[1] == "SIGKILL"]
     while True:
         chance.shuffle(kinds)
         for role, kind in kinds:
@@ -48,6 +51,7 @@ def faults(seed: int, *, on_postgres: bool) -> Iterator[Fault]:
                 victim=chance.getrandbits(16),
                 seconds=chance.random(),
                 pause=chance.uniform(*_PAUSE_SECONDS),
+                is_patient=chance.random() < _PATIENT,
             )
 
 

@@ -96,6 +96,8 @@ class Worker:
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self._start_at = 0.0
+        self._read = 0  # Bytes of its log.
+        self._batches: list[tuple[float, float]] = []
         self.is_wanted = True
         self.starts = 0
 
@@ -146,12 +148,12 @@ class Worker:
 
     def batches(self) -> list[tuple[float, float]]:
         """When it began with a batch and finished it, in seconds since 1970, for each."""
-        ends = [
-            (datetime.fromisoformat(line["timestamp"]).timestamp(), float(line["elapsed_seconds"]))
-            for line in _events(self.log)
-            if line["event"] == "batch_classified"
-        ]
-        return [(end - elapsed, end) for end, elapsed in ends]
+        events, self._read = _events(self.log, self._read)
+        for event in events:
+            if event["event"] == "batch_classified":
+                end = datetime.fromisoformat(event["timestamp"]).timestamp()
+                self._batches.append((end - float(event["elapsed_seconds"]), end))
+        return self._batches
 
     def back_after(self, since: float) -> float | None:
         """How long after a moment it had done a batch that it began with after that; None: it has not."""
@@ -285,10 +287,11 @@ class System:
             self.tend()
             time.sleep(_LOOK_SECONDS)
 
-    def wait_for_batch(self) -> None:
-        """Let everything start, until somebody has done something."""
-        while not any(worker.back_after(0) for worker in self.workers):
-            self.wait(0.2)
+    def wait_for_batch(self, seconds: float) -> None:
+        """Let everything go on until somebody has done a batch, or so long has passed."""
+        since = time.time()
+        while time.time() - since < seconds and not any(worker.back_after(since) for worker in self.workers):
+            self.wait(0.1)
 
     def give_up_round(self) -> None:
         """Leave the run to the workers, and have the next one find more images."""
@@ -337,7 +340,7 @@ class System:
         said = [
             f"{path.name}: {event['event']}: {str(event.get('exception') or event)[-600:]}"
             for path in (*(worker.log for worker in self.workers), self.command.log)
-            for event in _events(path)
+            for event in _events(path)[0]
             if event["event"] in _UNFORESEEN
         ]
         if "Traceback" in self.command.log.read_text():
@@ -409,11 +412,16 @@ def _command_line(pid: int) -> str:
         return ""
 
 
-def _events(log: Path) -> Iterator[dict[str, str]]:
-    """The lines of a log that are ours; none before there is one."""
+def _events(log: Path, begin: int = 0) -> tuple[list[dict[str, str]], int]:
+    """The whole lines of a log that are ours, from a byte on, and up to which byte they are."""
     if not log.exists():
-        return
-    for line in log.read_text(errors="replace").splitlines():
-        if line.startswith("{"):
+        return [], begin
+    with open(log, "rb") as file:
+        file.seek(begin)
+        lines, _, _ = file.read().rpartition(b"\n")
+    events: list[dict[str, str]] = []
+    for line in lines.splitlines():
+        if line.startswith(b"{"):
             with suppress(ValueError):  # Two processes wrote at once.
-                yield json.loads(line)
+                events.append(json.loads(line))
+    return events, begin + (len(lines) + 1 if lines else 0)
