@@ -10,6 +10,7 @@ rows have to be those that the files ask for. Then `recovery.py` measures how so
 import argparse
 import itertools
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -35,7 +36,7 @@ _SETTINGS = {
     "TAGMILL_DISPATCH_SECONDS": "1",
     "TAGMILL_RESEND_SECONDS": "6",
 }
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 # A monkey without any patience would only ever kill what is just starting.
 _PATIENCE_SECONDS = 15.0
 # Connections that are silent are given up after 10 to 20 seconds.
@@ -81,7 +82,11 @@ def storm(folder: Path, database: str, seed: int, *, most: int | None, seconds: 
 
 
 def _do(system: System, fault: Fault, report: Report) -> None:
+    until = time.monotonic() + _START_SECONDS
     while (hit := inflict(system, fault)) is None:  # Nobody of the kind is there at the moment.
+        if time.monotonic() > until:
+            report.wrong.append(f"{fault}: there was nobody to do it to for {_START_SECONDS:.0f} s")
+            return
         system.wait(0.1)
     report.done.append((fault, time.time() + hit.seconds, hit.worker))
     system.note(f"{fault}, {hit.worker or 'all'}, for {hit.seconds:.1f} s")
@@ -132,13 +137,12 @@ def show_recovery(folder: Path, database: str, times: int) -> list[str]:
 
 def show(report: Report) -> None:
     """Print it as tables."""
+    done, seconds = len(report.done), report.seconds
+    print(f"{report.database}, seed {report.seed}: {done} faults in {seconds:.0f} s")
     print(
-        f"{report.database}, seed {report.seed}: {len(report.done)} faults in {report.seconds:.0f} s, and complete ",
-        end="",
+        f"complete {report.complete_seconds:.0f} s after the last of them: {report.runs} runs, {report.images:,} images"
     )
-    print(f"{report.complete_seconds:.0f} s after the last")
-    print(f"{report.runs} runs, {report.images:,} images at the end, {report.classified:,} classified and", end=" ")
-    print(f"{report.failed:,} failed as their workers were lost")
+    print(f"{report.classified:,} classified, {report.failed:,} failed because their workers were lost each time")
     print("started: " + ", ".join(f"{name} {number} times" for name, number in report.starts.items()))
     print("\n| role | fault | times | next batch after, s: median | max |")
     print("| --- | --- | --- | --- | --- |")
@@ -161,6 +165,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=2, metavar="TIMES", help="of each single fault; 0 measures none")
     parser.add_argument("--keep", action="store_true", help="leave images, database and logs also where all is well")
     wanted = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # So that what was started is ended.
     seconds = 60.0 if wanted.faults is None and wanted.seconds is None else wanted.seconds
     is_wrong = False
     for database in (wanted.database,) if wanted.database else DATABASES:

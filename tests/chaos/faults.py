@@ -17,6 +17,8 @@ _PAUSE_SECONDS = (0.1, 1.5)
 _PATIENT = 1 / 3
 _STOP_SECONDS = (0.5, 12.0)  # Twice the lease at the most.
 _AWAY_SECONDS = (0.0, 3.0)
+# Longer than the lease at times: who has an answer to save then meets who claims the batch anew.
+_DATABASE_AWAY_SECONDS = (0.0, 10.0)
 _SILENT_SECONDS = (1.0, 12.0)
 _DELAY_SECONDS = (0.05, 0.5)
 
@@ -157,7 +159,7 @@ def _crash_postgres(system: System, fault: Fault) -> Hit | None:
     if not system.postgres.is_running:
         return None
     system.postgres.stop_immediately()
-    return _undo_later(system, fault, _AWAY_SECONDS, system.postgres.start)
+    return _undo_later(system, fault, _DATABASE_AWAY_SECONDS, system.postgres.start)
 
 
 def _lock_sqlite(system: System, fault: Fault) -> Hit | None:
