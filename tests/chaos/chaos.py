@@ -19,17 +19,17 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.faults import Fault, faults, inflict
+from tests.chaos.faults import Fault, faults, hits, inflict
 from tests.chaos.oracle import Oracle
 from tests.chaos.recovery import recovery
 from tests.chaos.system import System, running_system
 
 DATABASES = ("sqlite", "postgresql")
 
-_IMAGES_PER_ROUND = 400
+_IMAGES_PER_ROUND = 800
 # So short that what hangs for a while loses its lease, and within a minute somebody else has it.
 _SETTINGS = {
-    "CHAOS_IMAGE_SECONDS": "0.01",
+    "CHAOS_IMAGE_SECONDS": "0.02",
     "TAGMILL_IMAGES_PER_BATCH": "16",
     "TAGMILL_LEASE_SECONDS": "6",
     "TAGMILL_IMAGE_SECONDS": "2",
@@ -37,8 +37,8 @@ _SETTINGS = {
     "TAGMILL_RESEND_SECONDS": "6",
 }
 _START_SECONDS = 60.0
-# A monkey without any patience would only ever kill what is just starting.
-_PATIENCE_SECONDS = 15.0
+_SHOWN = 5
+_PATIENCE_SECONDS = 10.0
 # Connections that are silent are given up after 10 to 20 seconds.
 _COMPLETE_SECONDS = 90.0
 
@@ -69,7 +69,7 @@ def storm(folder: Path, database: str, seed: int, *, most: int | None, seconds: 
         folder, seed, on_postgres=on_postgres, images_per_round=_IMAGES_PER_ROUND, settings=_SETTINGS
     ) as system:
         began = time.monotonic()
-        system.wait_for_batch(_START_SECONDS)
+        system.wait_for_batch(system.workers, _START_SECONDS)
         for fault in itertools.islice(faults(seed, on_postgres=on_postgres), most):
             if seconds is not None and time.monotonic() - began > seconds:
                 break
@@ -82,6 +82,8 @@ def storm(folder: Path, database: str, seed: int, *, most: int | None, seconds: 
 
 
 def _do(system: System, fault: Fault, report: Report) -> None:
+    if fault.is_patient:
+        system.wait_for_batch(hits(system, fault), _PATIENCE_SECONDS)
     until = time.monotonic() + _START_SECONDS
     while (hit := inflict(system, fault)) is None:  # Nobody of the kind is there at the moment.
         if time.monotonic() > until:
@@ -90,8 +92,6 @@ def _do(system: System, fault: Fault, report: Report) -> None:
         system.wait(0.1)
     report.done.append((fault, time.time() + hit.seconds, hit.worker))
     system.note(f"{fault}, {hit.worker or 'all'}, for {hit.seconds:.1f} s")
-    if fault.is_patient:
-        system.wait_for_batch(_PATIENCE_SECONDS)
     system.wait(fault.pause)
 
 
@@ -106,7 +106,8 @@ def _look(system: System, report: Report, *, is_complete: bool) -> None:
     for run_id, *_ in oracle.runs:
         told = system.tagmill("verify", str(run_id))
         if told.returncode:
-            report.wrong.append(f"verify {run_id}: exit code {told.returncode}: {told.stdout} {told.stderr}")
+            words = "\n".join((told.stdout + told.stderr).splitlines()[:_SHOWN])
+            report.wrong.append(f"verify {run_id} ends with exit code {told.returncode}: {words}")
     report.runs = len(oracle.runs)
     report.wrong += system.unforeseen()
     report.images = sum(len(change.images) for _, change in system.rounds[-1:])

@@ -14,7 +14,9 @@ from broker.app import QUEUE
 from tests.chaos.system import System, Worker, send
 
 _PAUSE_SECONDS = (0.1, 1.5)
-_PATIENT = 1 / 3
+# How many wait until whom they hit is at work. Without any patience they would only ever hit what is just starting.
+_PATIENT = 0.2
+_WORKERS = ("worker", "worker process")
 _STOP_SECONDS = (0.5, 12.0)  # Twice the lease at the most.
 _AWAY_SECONDS = (0.0, 3.0)
 # Longer than the lease at times: who has an answer to save then meets who claims the batch anew.
@@ -32,7 +34,7 @@ class Fault:
     victim: int  #: which one of those there are
     seconds: float  #: how long it lasts, 0 to 1 of what its kind allows
     pause: float  #: seconds until the next one
-    is_patient: bool  #: the next one waits until work goes on
+    is_patient: bool  #: it waits until there is work to disturb
 
     def __str__(self) -> str:
         return f"{self.role}: {self.kind}"
@@ -53,7 +55,7 @@ def faults(seed: int, *, on_postgres: bool) -> Iterator[Fault]:
                 victim=chance.getrandbits(16),
                 seconds=chance.random(),
                 pause=chance.uniform(*_PAUSE_SECONDS),
-                is_patient=chance.random() < _PATIENT,
+                is_patient=chance.random() < _PATIENT or (role in _WORKERS and kind.startswith("SIGKILL")),
             )
 
 
@@ -68,6 +70,11 @@ class Hit:
 def inflict(system: System, fault: Fault) -> Hit | None:
     """Do it, and see to it that it is undone where it lasts; None where there is nobody to do it to."""
     return _ACTS[fault.role, fault.kind](system, fault)
+
+
+def hits(system: System, fault: Fault) -> list[Worker]:
+    """The workers that it is about to hit."""
+    return [_worker(system, fault)] if fault.role in _WORKERS else system.workers
 
 
 def _lasts(fault: Fault, bounds: tuple[float, float]) -> float:

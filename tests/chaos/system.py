@@ -39,6 +39,7 @@ _RESTART_SECONDS = 0.5
 # How long the processes of a killed worker live on that nobody ends with it.
 _ORPHAN_SECONDS = 5.0
 # What a process must never say: one of these is a fault of ours, whatever was done to it.
+_LAST_WORDS = 1000
 _UNFORESEEN = ("run_failed", "reconciler_failed")
 
 
@@ -229,7 +230,8 @@ class System:
         self._change: Change | None = None
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
         self.environment = kept | {
-            "PYTHONPATH": str(_ENGINE),
+            # What is installed may be another checkout, which a worker's processes would load parts of.
+            "PYTHONPATH": f"{_ENGINE}{os.pathsep}{ROOT}",
             "TAGMILL_CONFIG": os.devnull,
             "TAGMILL_HOME": str(folder),
             "TAGMILL_DATABASE_URL": str(self.database) if postgres else f"sqlite:///{self.sqlite}",
@@ -287,11 +289,11 @@ class System:
             self.tend()
             time.sleep(_LOOK_SECONDS)
 
-    def wait_for_batch(self, seconds: float) -> None:
-        """Let everything go on until somebody has done a batch, or so long has passed."""
+    def wait_for_batch(self, workers: list[Worker], seconds: float) -> None:
+        """Let everything go on until one of them has done a batch, or so long has passed."""
         since = time.time()
-        while time.time() - since < seconds and not any(worker.back_after(since) for worker in self.workers):
-            self.wait(0.1)
+        while time.time() - since < seconds and not any(worker.back_after(since) for worker in workers):
+            self.wait(_LOOK_SECONDS)
 
     def give_up_round(self) -> None:
         """Leave the run to the workers, and have the next one find more images."""
@@ -336,15 +338,15 @@ class System:
             log.write(f"{datetime.now(UTC).isoformat()} {what}\n")
 
     def unforeseen(self) -> list[str]:
-        """What the processes said that they never should, one line each."""
-        said = [
-            f"{path.name}: {event['event']}: {str(event.get('exception') or event)[-600:]}"
-            for path in (*(worker.log for worker in self.workers), self.command.log)
-            for event in _events(path)[0]
-            if event["event"] in _UNFORESEEN
-        ]
+        """What the processes said that they never should: the first of each, one line each."""
+        said: list[str] = []
+        for path in (*(worker.log for worker in self.workers), self.command.log):
+            events = [event for event in _events(path)[0] if event["event"] in _UNFORESEEN]
+            for event in events[:1]:
+                words = str(event.get("exception") or event)[-_LAST_WORDS:]
+                said.append(f"{path.name}: {event['event']}, {len(events)} times, at first: {words}")
         if "Traceback" in self.command.log.read_text():
-            said.append(f"{self.command.log.name}: {self.command.log.read_text()[-2000:]}")
+            said.append(f"{self.command.log.name}: {self.command.log.read_text()[-_LAST_WORDS:]}")
         return said
 
 
