@@ -14,7 +14,7 @@ BENCH = .venv/bin/python -m bench.speed $(if $(DIR),"$(DIR)") --number $(or $(N)
 # The settings of whoever calls are not those of the tests and the demo.
 unexport $(filter-out TAGMILL_TEST_%,$(filter TAGMILL_%,$(.VARIABLES)))
 
-.PHONY: help install demo test test-azure lint format check coverage coverage-ledger corpus bench bench-peers \
+.PHONY: help install demo test test-azure lint format check coverage coverage-ledger corpus chaos bench bench-peers \
 	bench-growth bench-listing bench-ledger settings lock clean
 
 help: ## List the targets
@@ -65,6 +65,10 @@ coverage-ledger: install ## Fail where its own tests leave out a branch of resul
 
 corpus: install ## Look at odd and damaged files as a worker does: our own, with N= mutations, or those of a folder DIR=
 	@.venv/bin/python -m tests.corpus $(if $(DIR),"$(DIR)",--mutations $(or $(N),2000) --seed $(or $(SEED),0))
+
+chaos: install ## Kill, stop and cut off everything at random for SECONDS= or N= faults, on both databases or DB=; SEED= repeats it
+	@.venv/bin/python -m tests.chaos $(if $(N),--faults $(N)) $(if $(SECONDS),--seconds $(SECONDS)) \
+		--seed $(or $(SEED),0) $(if $(DB),--database $(DB)) --probes $(or $(PROBES),2)
 
 bench: install ## Measure how fast N=3000 photographs of DIR= are classified, REPEATS=3 times, and what holds it
 	@$(BENCH)

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_PARENT, _PROCESS = "worker parent", "worker process"
 # What stands in the command line of a process, and what we call it; the first that fits counts.
 _ROLES = (
-    ("spawn_main", "worker process"),
+    ("spawn_main", _PROCESS),
     ("resource_tracker", "tracker"),
-    ("worker.tasks", "worker parent"),
+    ("worker.tasks", _PARENT),
     ("broker.embedded", "broker guard"),
     ("valkey", "broker"),
     ("cli", "command"),
@@ -105,19 +106,21 @@ def _has_ended(process: "subprocess.Popen[bytes]", within_seconds: float) -> boo
 
 def _look(pid: int) -> list[Look]:
     """Every process from this one down."""
-    seen, waiting, at = [], [pid], time.time()
+    seen, waiting, at = [], [(pid, "")], time.time()
     while waiting:
-        pid = waiting.pop()
+        pid, above = waiting.pop()
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
             status = Path(f"/proc/{pid}/status").read_text()
             children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
         except OSError:  # It has ended.
             continue
-        waiting += [int(child) for each in children for child in each]
+        role = next((role for word, role in _ROLES if word in words), "other")
+        if role == above == _PARENT:  # A process that was forked has the command line of its parent.
+            role = _PROCESS
+        waiting += [(int(child), role) for each in children for child in each]
         facts = dict(line.split(":", 1) for line in status.splitlines())
         if "VmRSS" in facts:
-            role = next((role for word, role in _ROLES if word in words), "other")
             resident, peak = (int(facts[key].split()[0]) * 1024 for key in ("VmRSS", "VmHWM"))
             seen.append(Look(at=at, pid=pid, role=role, resident_bytes=resident, peak_bytes=peak))
     return seen

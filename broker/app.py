@@ -22,9 +22,13 @@ def make_app(broker_url: str) -> "Celery":
     A message may be lost or repeated whatever is set here; these settings make it rare, and a worker that lost its
     broker come back by itself.
     """
-    from celery import Celery  # Here, so that who only starts a worker need not load it.
+    # Here, so that who only starts a worker need not load them.
+    from celery import Celery
+
+    from broker.connection import PatientConnection
 
     app = Celery("tagmill", broker=broker_url, set_as_current=False)
+    app.amqp.Connection = PatientConnection
     app.conf.update(
         task_default_queue=QUEUE,
         task_serializer="json",

@@ -39,61 +39,97 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class Postgres:
+    """A PostgreSQL server with SCRAM passwords, which may be stopped and started again.
+
+    Args:
+        folder: an empty one that every user may reach: as root the server runs as another user.
+        storage: one for its data.
+        settings: of the server, beside those that all tests share.
+    """
+
+    def __init__(self, folder: Path, storage: Path, superuser: str, password: str, settings: dict[str, str]) -> None:
+        self._folder, self._data = folder, storage / "data"
+        self._user = "nobody" if os.geteuid() == 0 else None
+        self._data.mkdir(mode=0o700)
+        (folder / "password").write_text(password)
+        if self._user:
+            for path in (self._data, folder / "password"):
+                shutil.chown(path, self._user)
+        self._binaries = _postgres_binaries(folder, self._user)
+        options = ["-U", superuser, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"]
+        self._run("initdb", "-D", self._data, *options, f"--pwfile={folder / 'password'}")
+        port = free_port()
+        #: Of its superuser's database `postgres`.
+        self.address = f"postgresql://{superuser}:{password}@127.0.0.1:{port}/postgres"
+        ours = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": 60}
+        ours |= settings
+        self._settings = [word for name, value in ours.items() for word in ("-c", f"{name}={value}")]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._server.poll() is None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with open(self._folder / "log", "ab") as log:
+            command: list[str | Path] = [self._binaries / "postgres", "-D", self._data, *self._settings]
+            self._server = subprocess.Popen(command, stdout=log, stderr=log, user=self._user, cwd=self._folder)
+        _wait(lambda: psycopg.connect(self.address).close(), psycopg.OperationalError, self._folder / "log")
+
+    def stop_immediately(self) -> None:
+        """Have it end as in a crash: nothing is written any more, and the next start recovers."""
+        self._run("pg_ctl", "stop", "-D", self._data, "-m", "immediate")
+        self._server.wait()
+
+    def stop(self) -> None:
+        """End it, whether it runs or not."""
+        self._server.terminate()
+        try:
+            self._server.wait(10)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
+
+    def _run(self, program: str, *words: str | Path) -> None:
+        command = [self._binaries / program, *words]
+        subprocess.run(command, check=True, capture_output=True, user=self._user, cwd=self._folder)
+
+
 @contextmanager
-def postgres_server(superuser: str = "postgres", password: str = _PASSWORD, *, durable: bool = False) -> Iterator[str]:
-    """A PostgreSQL server with SCRAM passwords, for as long as the block lasts.
+def postgres_cluster(
+    superuser: str = "postgres", password: str = _PASSWORD, *, durable: bool = False, **settings: str
+) -> Iterator[Postgres]:
+    """A running server, for as long as the block lasts.
 
     Args:
         durable: what is committed survives a power cut, which is what a commit costs; no test needs that.
-
-    Yields:
-        The address of its superuser's database `postgres`.
     """
     # Its own folder: as root the server runs as another user, who must reach it, and pytest's folders are private.
     folder = Path(tempfile.mkdtemp(prefix="tagmill-postgres-"))
     storage = Path(tempfile.mkdtemp(prefix="tagmill-postgres-", dir=None if durable else _memory()))
-    user = "nobody" if os.geteuid() == 0 else None
+    if not durable:
+        settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"} | settings
     try:
         for place in (folder, storage):
             place.chmod(0o755)
-        data = storage / "data"
-        data.mkdir(mode=0o700)
-        (folder / "password").write_text(password)
-        if user:
-            for path in (data, folder / "password"):
-                shutil.chown(path, user)
-        binaries = _postgres_binaries(folder, user)
-        options = ["-U", superuser, "-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"]
-        subprocess.run(
-            [binaries / "initdb", "-D", data, *options, f"--pwfile={folder / 'password'}"],
-            check=True,
-            capture_output=True,
-            user=user,
-            cwd=folder,
-        )
-        port = free_port()
-        settings = {"port": port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "max_connections": 60}
-        if not durable:
-            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with open(folder / "log", "wb") as log:
-            server = subprocess.Popen(
-                [binaries / "postgres", "-D", data, *words], stdout=log, stderr=log, user=user, cwd=folder
-            )
+        server = Postgres(folder, storage, superuser, password, settings)
         try:
-            address = f"postgresql://{superuser}:{password}@127.0.0.1:{port}/postgres"
-            _wait(lambda: psycopg.connect(address).close(), psycopg.OperationalError, folder / "log")
-            yield address
+            server.start()
+            yield server
         finally:
-            server.terminate()
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            server.stop()
     finally:
         for place in (folder, storage):
             shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def postgres_server(superuser: str = "postgres", password: str = _PASSWORD, *, durable: bool = False) -> Iterator[str]:
+    """The address of a running server's superuser, for as long as the block lasts."""
+    with postgres_cluster(superuser, password, durable=durable) as server:
+        yield server.address
 
 
 @dataclass(frozen=True)
