@@ -48,7 +48,7 @@ class Catalogue:
     def change(self, more: int) -> Change:
         """Add so many images, and rename, change and remove some of those that were there."""
         before = {self._uri(path): image for path, image in self._images.items()}
-        there = sorted(self._images)
+        there = list(self._images)
         self._chance.shuffle(there)
         for share, act in ((_RENAMED, self._rename), (_CHANGED, self._fill), (_REMOVED, self._remove)):
             for _ in range(max(1, int(len(self._images) * share)) if before else 0):
@@ -65,7 +65,7 @@ class Catalogue:
 
     def _fill(self, path: Path) -> None:
         if path not in self._images and self._images and self._chance.random() < _TWINS:
-            other = self._chance.choice(sorted(self._images))
+            other = self._chance.choice(list(self._images))
             path.write_bytes(other.read_bytes())
             self._images[path] = self._images[other]
             return

@@ -38,7 +38,7 @@ _SETTINGS = {
 }
 _START_SECONDS = 60.0
 _SHOWN = 5
-_PATIENCE_SECONDS = 10.0
+_PATIENCE_SECONDS = 6.0
 # Connections that are silent are given up after 10 to 20 seconds.
 _COMPLETE_SECONDS = 90.0
 

@@ -13,9 +13,9 @@ from functools import partial
 from broker.app import QUEUE
 from tests.chaos.system import System, Worker, send
 
-_PAUSE_SECONDS = (0.1, 1.5)
+_PAUSE_SECONDS = (0.1, 1.0)
 # How many wait until whom they hit is at work. Without any patience they would only ever hit what is just starting.
-_PATIENT = 0.2
+_PATIENT = 0.15
 _WORKERS = ("worker", "worker process")
 _STOP_SECONDS = (0.5, 12.0)  # Twice the lease at the most.
 _AWAY_SECONDS = (0.0, 3.0)
