@@ -15,7 +15,7 @@ def main(folder: Path, model_file: Path, database: Path) -> None:
     images = keras.utils.image_dataset_from_directory(
         folder, labels=None, shuffle=False, batch_size=64, image_size=(224, 224), interpolation="bicubic"
     )
-    trained = keras.saving.load_model(model_file)
+    trained = keras.saving.load_model(model_file, safe_mode=True)
     pixels = keras.Input((224, 224, 3))
     normalised = keras.layers.Rescaling(1 / 128, offset=-127 / 128)(pixels)
     model = keras.Model(pixels, keras.layers.Softmax()(trained(normalised)))

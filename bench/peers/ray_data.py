@@ -16,7 +16,7 @@ class Classifier:
         import keras
 
         self._labels = np.array((model_file.parent / "labels.txt").read_text().splitlines())
-        trained = keras.saving.load_model(model_file)
+        trained = keras.saving.load_model(model_file, safe_mode=True)
         pixels = keras.Input((224, 224, 3))
         normalised = keras.layers.Rescaling(1 / 128, offset=-127 / 128)(pixels)
         self._model = keras.Model(pixels, keras.layers.Softmax()(trained(normalised)))

@@ -295,7 +295,9 @@ def test_sqlite_error_while_rows_are_read_is_told(sqlite_settings: Settings) -> 
 def test_endless_sqlite_query_ends_with_ctrl_c(sqlite_settings: Settings) -> None:
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
     code = (
-        "import sys; from base.settings import Settings; from results.reader import read_only_rows\n"
+        "import signal, sys; from base.settings import Settings; from results.reader import read_only_rows\n"
+        # A shell has those ignore it that it starts in the background, and so perhaps these tests.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "print('begins', flush=True)\n"
         "with read_only_rows(Settings(home=sys.argv[1]), sys.argv[2]) as answer: print(list(answer.rows))"
     )
