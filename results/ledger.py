@@ -37,6 +37,7 @@ CLAIMS_LEFT_UNANSWERED = 2
 
 # Whoever chooses what to send on PostgreSQL holds the lock of this number meanwhile.
 _SENDERS_LOCK = 7461677
+_SENDER_MILLISECONDS = "10000"  # So long it may keep the others waiting between two statements.
 
 
 class LeaseLost(Exception):
@@ -241,7 +242,7 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
     dies in between has lost a message, and lost messages are sent again.
 
     Args:
-        room: how many at the most.
+        room: how many the broker may get; what was sent and is not there yet takes some of it.
         queued: messages that the broker holds now. While it holds as many as were sent and not taken, none is lost;
             when it holds none, those that were sent are lost, or a worker is about to begin with them.
         resend_seconds: a message that was sent longer ago is taken for lost; a sixth of it when the broker holds none.
@@ -253,7 +254,9 @@ def take_due(db: Database, *, room: int, queued: int, resend_seconds: float) -> 
     def work(connection: sa.Connection) -> list[tuple[int, int]]:
         if not db.is_sqlite:
             # On SQLite all that write wait for each other. Here two would count before either has noted what it takes.
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SENDERS_LOCK)))
+            # Who vanishes in the middle must not keep all others waiting until its connection is missed.
+            bound = sa.func.set_config("idle_in_transaction_session_timeout", _SENDER_MILLISECONDS, True)
+            connection.execute(sa.select(bound, sa.func.pg_advisory_xact_lock(_SENDERS_LOCK)))
         is_open = sa.and_(NOT_DONE, runs.c.status.in_(OPEN))
         ready = sa.or_(
             sa.and_(batches.c.status == BatchStatus.PENDING, sa.func.coalesce(batches.c.not_before, 0) <= db.now),

@@ -1,6 +1,8 @@
 """The life of a batch, on both databases."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event
 
 import pytest
 import sqlalchemy as sa
@@ -528,3 +530,27 @@ def test_fewer_labels_replace_more(db: Database) -> None:
     ledger.finish(db, held, [fewer], [])
 
     assert count(db, predictions) == 1
+
+
+@pytest.mark.parametrize("database_address", ["postgresql"], indirect=True)  # On SQLite such a sender has to be ended.
+def test_sender_that_stops_in_the_middle_keeps_nobody_waiting(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "_SENDER_MILLISECONDS", "200")
+    record(db, images=2, batch=1)
+    stopped = Database(db.url, now=db.now)
+    has_begun, may_go_on = Event(), Event()
+
+    @sa.event.listens_for(stopped.engine, "after_cursor_execute")
+    def stop(*arguments: object) -> None:
+        if "pg_advisory" in str(arguments[2]):
+            has_begun.set()
+            may_go_on.wait(30)
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(ledger.take_due, stopped, room=10, queued=0, resend_seconds=30)
+        has_begun.wait(30)
+        sent = due(db, room=10)
+        may_go_on.set()
+
+        assert sent == [1, 2]
+        assert first.result() == []
+    stopped.close()
