@@ -109,7 +109,8 @@ class Worker:
 
     def children(self) -> list[int]:
         """The processes that classify, in the order in which they were started."""
-        return [pid for pid in _children(self.pid) if "resource_tracker" not in _command_line(pid)] if self.pid else []
+        # Those that take the place of others have a process beside them that looks after their semaphores.
+        return [pid for pid in _children(self.pid) if "_tracker import" not in _command_line(pid)] if self.pid else []
 
     def tend(self) -> None:
         """Start it again when it has ended."""
