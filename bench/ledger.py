@@ -25,6 +25,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from base.folders import make_private_folder
 from base.settings import Settings
 from bench.photographs import fill
 from bench.speed import MODELS
@@ -61,6 +62,7 @@ class Load:
 
 def main(load: Load, models: Path, repeats: int, engines: list[str], databases: list[str], output: Path) -> None:
     """Measure, print a table, and write the figures as JSON."""
+    make_private_folder(models.absolute())
     versions = dict(zip(_ENGINES, pretrained_versions(Registry(models.absolute())), strict=True))
     figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="tagmill-bench-") as name:

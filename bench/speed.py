@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from base.folders import make_private_folder
 from bench import document
 from bench.command import CHECKOUT, Run, tagmill_run
 from bench.photographs import SIZES, fill, make_photographs, read_photographs
@@ -177,6 +178,7 @@ def main(options: argparse.Namespace) -> None:
     peers = [peer for peer in PEERS if options.peers]
     for peer in peers:
         machine["packages"][peer.name] = _version(peer)
+    make_private_folder(options.models.absolute())
     registry = Registry(options.models.absolute())
     int8, float32 = pretrained_versions(registry)
     contents = read_photographs(options.folder) if options.folder else make_photographs(*SIZES[0])
