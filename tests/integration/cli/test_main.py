@@ -98,6 +98,13 @@ def test_results_alone_go_to_stdout(home: Path) -> None:
     assert len(ended.stdout.splitlines()) == 1
 
 
+def test_stages_of_a_run_that_nobody_measured_are_no_share(home: Path) -> None:
+    ended = tagmill(home, "status", "--stages")
+
+    assert ended.stdout.splitlines()[-1].split()[:3] == ["all", "0.0000", "0.0000"]
+    assert ended.stderr == "run 1: no batch of it was measured\n"
+
+
 def test_reader_that_has_seen_enough_gets_no_error_text(home: Path) -> None:
     numbers = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 300000) SELECT x FROM n"
     command = [sys.executable, "-m", "cli", "sql", numbers, "--format", "csv"]
