@@ -119,6 +119,7 @@ def _classify(db: Database, held: ledger.Claim, settings: Settings) -> tuple[lis
     def extend() -> None:
         ledger.extend(db, held, lease_seconds=settings.lease_seconds)
 
+    # The stopwatch is the main thread's; while a model is loaded another thread extends.
     def extend_meanwhile() -> None:
         with _watch.during(Stage.LEDGER):
             extend()
