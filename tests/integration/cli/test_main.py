@@ -11,18 +11,18 @@ import sqlalchemy as sa
 from results.schema import upgrade
 from results.session import Database
 from tests.integration.results.test_ledger import record
+from tests.processes import other_variables
 
 _ROOT = Path(__file__).parents[3]
 
 
 def tagmill(home: Path, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
     return subprocess.run(
         [sys.executable, "-m", "cli", *words],
         capture_output=True,
         text=True,
         timeout=60,
-        env=environment
+        env=other_variables()
         | {"TAGMILL_HOME": str(home), "TAGMILL_CONFIG": os.devnull, "PYTHONPATH": str(_ROOT)}
         | variables,
         cwd=home if home.exists() else home.parent,
