@@ -103,6 +103,8 @@ def _look(system: System, report: Report, *, is_complete: bool) -> None:
         report.wrong += oracle.complaints(system.rounds)
     else:
         report.wrong.append(f"the last run was not complete after {_COMPLETE_SECONDS:.0f} s")
+    if system.trap.exists():
+        report.wrong.append("what a strange message holds was run")
     for run_id, *_ in oracle.runs:
         told = system.tagmill("verify", str(run_id))
         if told.returncode:

@@ -224,6 +224,7 @@ class System:
     ) -> None:
         self.folder, self.catalogue, self.postgres, self.link, self.broker = folder, catalogue, postgres, link, broker
         self.sqlite = folder / "tagmill.db"
+        self.trap = folder / "trap"  #: made by whoever runs what a message holds
         self.rounds: list[tuple[int, Change]] = []  #: what was found, and the last run that found it
         self.images_per_round = images_per_round
         self._due: list[tuple[float, int, Callable[[], object]]] = []
