@@ -59,6 +59,7 @@ coverage: install ## Run every test and show the branches that none of them took
 LEDGER_TESTS = tests/integration/results/test_ledger.py tests/integration/results/test_staging.py
 
 coverage-ledger: install ## Fail where its own tests leave out a branch of results/ledger.py
+	@.venv/bin/python -m coverage erase
 	@.venv/bin/python -m coverage run -m pytest -q -n 2 $(LEDGER_TESTS)
 	@.venv/bin/python -m coverage combine --quiet
 	@.venv/bin/python -m coverage report --include=results/ledger.py --fail-under=100

@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote
 
+from base.folders import make_private_folder
+
 CHECKOUT = Path(__file__).absolute().parent
 HOME = Path("tagmill-data", "demo")  # Relative, so that what is printed works at any path.
 PHOTOGRAPHS = "imagenet_*.jpg"  # imagenet_NN_CLASS.jpg; other data sets lie beside them.
@@ -47,7 +49,7 @@ def main() -> int:
 
 def start_afresh(home: Path) -> None:
     """Remove what an earlier demo left, but for the model, which takes a minute to build."""
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(home)
     for entry in home.iterdir():
         if entry.is_dir() and entry.name != "models":
             shutil.rmtree(entry)

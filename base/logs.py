@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import structlog
 else:
-    # structlog would load rich for tracebacks in colour, which takes a twentieth of a second of every process; ours are
-    # plain. Whoever wants rich loads it afterwards, or has done so before.
+    # Taken from here and not from structlog, which would load rich first: for tracebacks in colour, which takes a
+    # twentieth of a second of every process; ours are plain. Whoever wants rich loads it afterwards, or has done so
+    # before.
     _rich = sys.modules.get("rich")
     sys.modules["rich"] = None
     try:

@@ -91,11 +91,15 @@ def tagmill_run(
     return Run(watched=watched, images=told["classified"], batches=batches)
 
 
+def other_variables() -> dict[str, str]:
+    """The environment without our settings: those of whoever measures are not those of what is measured."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
+
+
 def _variables(database_url: str | None, **settings: object) -> dict[str, str]:
     """An environment with these settings and no others."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
     given = settings | {"config": os.devnull} | ({"database_url": database_url} if database_url else {})
-    return kept | {f"TAGMILL_{name.upper()}": str(value) for name, value in given.items()}
+    return other_variables() | {f"TAGMILL_{name.upper()}": str(value) for name, value in given.items()}
 
 
 def _batches(log: Path, skipped_bytes: int) -> Iterator[Batch]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from base.folders import make_private_folder
 from bench import document
 from bench.command import Run, tagmill_run
 from bench.photographs import SIZES, fill, make_photographs
@@ -38,6 +39,7 @@ _IN_OPEN, _IN_ISDIR, _EVENT_BYTES = 0x20, 0x40000000, 16
 def main(options: argparse.Namespace) -> None:
     """Measure, write JSON, picture and table."""
     machine = document.machine()
+    make_private_folder(options.models.absolute())
     registry = Registry(options.models.absolute())
     pretrained, _ = pretrained_versions(registry)
     with tempfile.TemporaryDirectory(prefix="tagmill-bench-") as folder:

@@ -5,18 +5,17 @@ ledger, and once by a plain loop that writes each batch in one transaction; alte
 A process counts from the end of its first batch, when it has loaded its model, to the end of its last one.
 
     python -m bench.ledger [--batches N] [--images-per-batch N] [--processes N] [--repeats N] [--engines NAME …]
-                           [--databases NAME …] [--models FOLDER] [--output FILE]
+                           [--databases NAME …] [--models FOLDER] [--output FOLDER]
 """
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from base.folders import make_private_folder
 from base.settings import Settings
+from bench import document
+from bench.command import other_variables
 from bench.photographs import fill
 from bench.speed import MODELS
 from bench.steps import STEPS
@@ -40,7 +42,6 @@ from tests.servers import postgres_server
 from worker.identity import worker_environment
 from worker.local import cores
 
-_RESULTS = Path(__file__).parent / "results" / "ledger.json"
 _BATCHES, _REPEATS = 16, 5
 _ENGINES = ("int8", "float32")
 _DATABASES = ("sqlite", "postgresql")
@@ -60,7 +61,9 @@ class Load:
 
 
 def main(load: Load, models: Path, repeats: int, engines: list[str], databases: list[str], output: Path) -> None:
-    """Measure, print a table, and write the figures as JSON."""
+    """Measure, write the figures as JSON, and print tables."""
+    machine = document.machine()
+    make_private_folder(models.absolute())
     versions = dict(zip(_ENGINES, pretrained_versions(Registry(models.absolute())), strict=True))
     figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="tagmill-bench-") as name:
@@ -69,14 +72,15 @@ def main(load: Load, models: Path, repeats: int, engines: list[str], databases: 
         fill(scratch / "photos", originals, load.batches * load.images_per_batch)
         for engine in engines:
             for kind in databases:
-                pairs = [_measure(scratch, kind, versions[engine], load, number) for number in range(repeats)]
+                pairs = []
+                for number in range(repeats):
+                    pairs.append(_measure(scratch, kind, versions[engine], load, number))
+                    print(f"bench: {number + 1}/{repeats} {engine} {kind}", file=sys.stderr, flush=True)
                 figures.append(
                     {"engine": engine, "database": kind} | asdict(load) | _sum_up(pairs, load.images_per_batch)
                 )
-                print(json.dumps(figures[-1]), file=sys.stderr, flush=True)
-    _print(figures)
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps(figures, indent=2) + "\n")
+    document.save(output, "ledger", {"machine": machine, "figures": figures})
+    print("\n\n".join([document.describe(machine), *_tables(figures)]))
 
 
 def _measure(scratch: Path, kind: str, version: ModelVersion, load: Load, number: int) -> dict[str, list[Step]]:
@@ -112,19 +116,24 @@ def _database(kind: str) -> Iterator[str | None]:
 def _with_ledger(settings: Settings, photos: Path, model: str, processes: int) -> None:
     """A worker, and `tagmill run`, which sends to it and waits."""
     make_database(settings)[0].close()
-    with embedded_broker(settings.home_path) as broker:
+    log_path = settings.home_path / "worker.log"
+    with embedded_broker(settings.home_path) as broker, open(log_path, "wb") as log:
         environment = _environment(settings, broker)
         worker = subprocess.Popen(
             worker_command("bench.worker:app", QUEUE, processes, "worker@bench"),
             env=environment | worker_environment("bench"),
-            stdout=subprocess.DEVNULL,  # Celery's farewell.
+            stdout=log,
+            stderr=log,
         )
         try:
             run = [sys.executable, "-m", "cli", "run", str(photos), "--model", model, "--json"]
-            subprocess.run(run, env=environment, check=True, stdout=subprocess.DEVNULL)
+            done = subprocess.run(run, check=False, env=environment, stdout=log, stderr=log)
         finally:
             worker.terminate()
             worker.wait()
+    if done.returncode:
+        said = log_path.read_text()[-2000:]
+        raise SystemExit(f"bench: 'tagmill run' ended with exit code {done.returncode}; mend what it says:\n{said}")
 
 
 def _without(settings: Settings, photos: Path, model: str, processes: int) -> None:
@@ -143,13 +152,12 @@ def _without(settings: Settings, photos: Path, model: str, processes: int) -> No
         process.stdout.readline()
     for process in started:
         process.communicate(b"\n")
-    if any(process.returncode for process in started):
-        raise SystemExit("the plain loop failed")
+    if failed := {share: process.returncode for share, process in enumerate(started) if process.returncode}:
+        raise SystemExit(f"bench: shares of the plain loop ended with exit codes {failed}; mend what they say above")
 
 
 def _environment(settings: Settings, broker: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
-    return kept | process_variables(settings, broker) | {STEPS: str(settings.home_path / "steps")}
+    return other_variables() | process_variables(settings, broker) | {STEPS: str(settings.home_path / "steps")}
 
 
 def _read_steps(folder: Path) -> list[Step]:
@@ -206,26 +214,33 @@ def _windows(steps: list[Step]) -> dict[int, tuple[float, float, int]]:
     return {process: (min(ends), max(ends), len(ends) - 1) for process, ends in finished.items() if len(ends) > 1}
 
 
-def _print(figures: list[dict[str, Any]]) -> None:
-    print("| engine | database | with ledger, img/s | without | costs |")
-    print("| --- " * 5 + "|")
-    for row in figures:
-        print(
-            f"| {row['engine']} | {row['database']} | {row['ledger_images_per_second']:.1f} | "
-            f"{row['plain_images_per_second']:.1f} | {100 * (1 - row['ratio']):.1f} % |"
-        )
+def _tables(figures: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield document.table(
+        ["engine", "database", "with ledger, img/s", "without", "costs"],
+        [
+            [
+                row["engine"],
+                row["database"],
+                f"{row['ledger_images_per_second']:.1f}",
+                f"{row['plain_images_per_second']:.1f}",
+                f"{100 * (1 - row['ratio']):.1f} %",
+            ]
+            for row in figures
+        ],
+    )
     for name, what in (
         ("milliseconds_per_batch", "Milliseconds of a batch"),
         ("core_milliseconds_per_batch", "Of a core"),
     ):
-        print(
-            f"\n{what}; find_twins is a part of classify:\n\n| engine | database | way | " + " | ".join(_STEPS) + " |"
+        yield f"{what}; find_twins is a part of classify:"
+        yield document.table(
+            ["engine", "database", "way", *_STEPS],
+            [
+                [row["engine"], row["database"], way, *(f"{spent[step]:.1f}" for step in _STEPS)]
+                for row in figures
+                for way, spent in row[name].items()
+            ],
         )
-        print("| --- " * (3 + len(_STEPS)) + "|")
-        for row in figures:
-            for way, spent in row[name].items():
-                cells = " | ".join(f"{spent[step]:.1f}" for step in _STEPS)
-                print(f"| {row['engine']} | {row['database']} | {way} | {cells} |")
 
 
 if __name__ == "__main__":
@@ -237,7 +252,7 @@ if __name__ == "__main__":
     parser.add_argument("--databases", nargs="+", choices=_DATABASES, default=_DATABASES)
     parser.add_argument("--processes", type=int, default=cores())
     parser.add_argument("--models", type=Path, default=MODELS, help="a registry; made where it is not there")
-    parser.add_argument("--output", type=Path, default=_RESULTS)
+    parser.add_argument("--output", type=Path, default=document.RESULTS)
     wanted = parser.parse_args()
     load = Load(wanted.batches, wanted.images_per_batch, wanted.processes)
     main(load, wanted.models, wanted.repeats, wanted.engines, wanted.databases, wanted.output)

@@ -32,7 +32,7 @@ def read_photographs(folder: Path) -> list[bytes]:
     """The JPEG files of a folder."""
     contents = [path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
     if not contents:
-        raise SystemExit(f"{folder} holds no .jpg or .jpeg file; name another folder with DIR=")
+        raise SystemExit(f"bench: {folder} holds no .jpg or .jpeg file; name another folder with DIR=")
     return contents
 
 

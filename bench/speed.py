@@ -22,8 +22,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from base.folders import make_private_folder
 from bench import document
-from bench.command import CHECKOUT, Run, tagmill_run
+from bench.command import CHECKOUT, Run, other_variables, tagmill_run
 from bench.photographs import SIZES, fill, make_photographs, read_photographs
 from bench.pictures import draw_bars
 from bench.stages import ceiling, decoding_speed, engine_speed
@@ -141,9 +142,12 @@ class Bench:
     def _peer(self, peer: Peer, home: Path) -> Figures:
         database = home / "peer.db"
         model = self.versions["int8"].locate(peer.engine_file)
-        variables = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
         # They would report to their makers; and Ray leaves its logs behind.
-        variables |= {"RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "true", "RAY_TMPDIR": str(home)}
+        variables = other_variables() | {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "DO_NOT_TRACK": "true",
+            "RAY_TMPDIR": str(home),
+        }
         script = CHECKOUT / "bench" / "peers" / peer.script
         watched = watch(
             [peer.python, script, self.photographs, model, database],
@@ -177,6 +181,7 @@ def main(options: argparse.Namespace) -> None:
     peers = [peer for peer in PEERS if options.peers]
     for peer in peers:
         machine["packages"][peer.name] = _version(peer)
+    make_private_folder(options.models.absolute())
     registry = Registry(options.models.absolute())
     int8, float32 = pretrained_versions(registry)
     contents = read_photographs(options.folder) if options.folder else make_photographs(*SIZES[0])
@@ -248,8 +253,8 @@ def _measure(measurements: Mapping[str, Callable[[], Figures]], repeats: int) ->
         for name, measure in measurements.items():
             try:
                 found[name].append(measure())
-            except SystemExit as error:  # The others took minutes, and are not thrown away for it.
-                print(f"bench: {name} is left out: {error}", file=sys.stderr, flush=True)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 (the others took minutes, and are not thrown away for it)
+                print(f"bench: {name} is left out: {error!r}", file=sys.stderr, flush=True)
             else:
                 print(f"bench: {repeat + 1}/{repeats} {name}: {_brief(found[name][-1])}", file=sys.stderr, flush=True)
     return {name: figures for name, figures in found.items() if len(figures) == repeats}

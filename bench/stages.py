@@ -1,10 +1,13 @@
 """The parts of the work alone: decoding, and the engine, each in as many processes as a worker has."""
 
 import multiprocessing
+import threading
 import time
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from itertools import cycle
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -42,19 +45,42 @@ def ceiling(decoding: float, engine: float) -> float:
 
 
 def _seconds(work: Callable[..., None], shares: Sequence[tuple[Any, ...]]) -> float:
-    """How long the work takes, a process for each share, from when all of them are ready."""
+    """How long the work takes, a process for each share, from when all of them are ready.
+
+    Raises:
+        SystemExit: one of them ended before its work was done; what it said is on stderr.
+    """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(len(shares) + 1)
     processes = [context.Process(target=work, args=(barrier, *share), daemon=True) for share in shares]
     for process in processes:
         process.start()
-    barrier.wait(_PATIENCE_SECONDS)
-    began = time.monotonic()
-    barrier.wait(_PATIENCE_SECONDS)
-    seconds = time.monotonic() - began
+    # Whoever ends too early does not come to the barrier, and the others would wait for it.
+    watching = threading.Thread(target=_break_when_one_fails, args=(barrier, processes), daemon=True)
+    watching.start()
+    try:
+        barrier.wait(_PATIENCE_SECONDS)
+        began = time.monotonic()
+        barrier.wait(_PATIENCE_SECONDS)
+        seconds = time.monotonic() - began
+    except threading.BrokenBarrierError:
+        codes = [process.exitcode for process in processes]  # None of those that run.
+        for process in processes:
+            process.terminate()
+            process.join()
+        raise SystemExit(f"bench: the processes ended with {codes}; mend what they say above") from None
     for process in processes:
         process.join()
     return seconds
+
+
+def _break_when_one_fails(barrier: Barrier, processes: Sequence[BaseProcess]) -> None:
+    running = list(processes)
+    while running:
+        wait([process.sentinel for process in running])
+        running = [process for process in running if process.is_alive()]
+        if any(process.exitcode for process in processes):
+            barrier.abort()
 
 
 def _decode(barrier: Barrier, paths: Sequence[Path], preprocessing: Preprocessing, in_full: bool) -> None:

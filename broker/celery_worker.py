@@ -18,6 +18,7 @@ def main(app_name: str, queue: str, processes: str, name: str) -> int:
 
     Args:
         app_name: MODULE:NAME of the Celery app with its tasks.
+        queue: whose messages it takes, and no others.
         processes: how many tasks are worked on at once.
         name: unique among the workers of a broker.
     """

@@ -258,7 +258,7 @@ def _end_with_parent() -> None:
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
-    server.kill()  # At once: what it has answered to is in its append-only file.
+    server.kill()  # At once: what its file may lack is sent again.
     server.wait()
 
 

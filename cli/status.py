@@ -71,7 +71,14 @@ def _show_stages(run: int | None, *, json: bool) -> None:
         stages = [dict(zip(columns, row, strict=True)) for row in rows]
         print_json({"run_id": run_id, "batches": found.batches, "images": found.images, "stages": stages})
         return
-    print_rows(columns, [*rows, ("all", round(total, 3), 1.0, round(sum(row[3] for row in rows), 3))], RowFormat.TABLE)
+    print_rows(
+        columns,
+        [*rows, ("all", round(total, 3), 1.0 if total else 0.0, round(sum(row[3] for row in rows), 3))],
+        RowFormat.TABLE,
+    )
+    if found.batches == 0:
+        say(f"run {run_id}: no batch of it was measured")
+        return
     say(f"run {run_id}: {found.images:,} images in {found.batches:,} batches, all worker processes together")
 
 

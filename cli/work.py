@@ -105,9 +105,7 @@ class Work:
                 raise SetupError(f"run {state.run_id} stopped: {state.error}")
             if state.is_settled:
                 return state
-            # Towards the end more often, so that nobody waits for a look.
-            left = self._speed.seconds_left(state)
-            time.sleep(min(_LOOK_SECONDS, max(_SHORTEST_LOOK_SECONDS, left / 2)))
+            time.sleep(self._speed.seconds_to_next_look(state))
 
     def _tend(self, reporter: Reporter) -> "RunProgress":
         """Send what is due, see that the workers are alive, show how far it is."""
@@ -192,12 +190,21 @@ class _Speed:
 
     def __init__(self) -> None:
         self._begun: tuple[float, int] | None = None
+        self._changed_at, self._done = time.monotonic(), -1
         self.images_per_second = 0.0
 
     def seconds_left(self, state: "RunProgress") -> float:
         """Until all that is listed has its end, if it goes on like this."""
         left = state.listed - state.done
         return left / self.images_per_second if self.images_per_second else math.inf
+
+    def seconds_to_next_look(self, state: "RunProgress") -> float:
+        """Towards the end short ones, so that nobody waits for a look; longer again where the end does not come."""
+        now = time.monotonic()
+        if state.done != self._done:
+            self._changed_at, self._done = now, state.done
+        expected = max(self.seconds_left(state), now - self._changed_at)
+        return min(_LOOK_SECONDS, max(_SHORTEST_LOOK_SECONDS, expected / 2))
 
     def describe(self, state: "RunProgress") -> tuple[str, float | None]:
         """What to show, and the share that is done."""

@@ -19,8 +19,9 @@ from results import ledger
 from results.runs import close_runs
 from results.session import Database, parse_database_url
 from worker import heartbeat, tasks
+from worker.identity import worker_id
 from worker.memory import limit_memory
-from worker.reconciler import _Processes, worker_id
+from worker.reconciler import _Processes
 
 # An image may take half a second in all, which is shorter than anybody may set it.
 SETTINGS = Settings.model_construct(lease_seconds=60.0, image_seconds=0.3)

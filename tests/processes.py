@@ -8,6 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def other_variables() -> dict[str, str]:
+    """The environment without our settings: those of whoever runs the tests are not the tests'."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
+
+
 def is_running(pid: int) -> bool:
     """Whether it runs; a process that only waits for its parent to notice its end does not."""
     try:

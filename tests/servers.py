@@ -50,6 +50,7 @@ class Postgres:
 
     def __init__(self, folder: Path, storage: Path, superuser: str, password: str, settings: dict[str, str]) -> None:
         self._folder, self._data = folder, storage / "data"
+        self._server: subprocess.Popen[bytes] | None = None
         self._user = "nobody" if os.geteuid() == 0 else None
         self._data.mkdir(mode=0o700)
         (folder / "password").write_text(password)
@@ -69,7 +70,7 @@ class Postgres:
     @property
     def is_running(self) -> bool:
         """Whether it was started and has not ended."""
-        return self._server.poll() is None
+        return self._server is not None and self._server.poll() is None
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -80,11 +81,15 @@ class Postgres:
 
     def stop_immediately(self) -> None:
         """Have it end as in a crash: nothing is written any more, and the next start recovers."""
+        if self._server is None:
+            return
         self._run("pg_ctl", "stop", "-D", self._data, "-m", "immediate")
         self._server.wait()
 
     def stop(self) -> None:
         """End it, whether it runs or not."""
+        if self._server is None:
+            return
         self._server.terminate()
         try:
             self._server.wait(10)

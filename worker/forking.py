@@ -14,10 +14,15 @@ from celery import Celery, bootsteps
 
 
 def fork_first(app: Celery) -> None:
-    """Have the workers of an app do so, where forking is safe at all: on macOS it is not."""
+    """Have the workers of an app do so, where forking is safe at all: on macOS it is not.
+
+    `SpawnOthers` is there everywhere, as the reconciler requires it; where processes are spawned already it changes
+    nothing.
+    """
     if sys.platform == "linux":
         app.conf.worker_pool_start_method = "fork"
-        app.steps["worker"].add(SpawnOthers)
+    # Celery would find what is required by itself, but not what that requires in its turn.
+    app.steps["worker"].add(SpawnOthers)
 
 
 class SpawnOthers(bootsteps.StartStopStep):

@@ -82,9 +82,11 @@ def work_on(db: Database, batch_id: int, settings: Settings) -> None:
     except ledger.LeaseLost:
         log.warning("batch_lost", fence=held.fence)
     except (TransientError, DatabaseError) as error:
+        _watch.begin(Stage.LEDGER)
         log.warning("batch_given_back", error=str(error))
         _when_database_is_back(lambda: ledger.give_back(db, held, delay_seconds=_FAULT_DELAY_SECONDS))
     except Exception as error:
+        _watch.begin(Stage.LEDGER)
         # No image's fault, or it would be that image's failure: another model version in the registry, a mistake of
         # ours, a schema that is not what it says. Going on would end every image with a reason that is not true.
         message = str(error) if isinstance(error, AppError) else f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -117,6 +119,7 @@ def _classify(db: Database, held: ledger.Claim, settings: Settings) -> tuple[lis
     def extend() -> None:
         ledger.extend(db, held, lease_seconds=settings.lease_seconds)
 
+    # The stopwatch is the main thread's; while a model is loaded another thread extends.
     def extend_meanwhile() -> None:
         with _watch.during(Stage.LEDGER):
             extend()

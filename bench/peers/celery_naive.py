@@ -74,7 +74,7 @@ def main(folder: Path, model_file: Path, database: Path) -> None:
                 app.send_task("celery_naive.classify", [str(path)])
             while connection.execute("SELECT count(*) FROM predictions").fetchone()[0] < len(paths):
                 if worker.poll() is not None:
-                    raise SystemExit(f"the worker ended with {worker.returncode}")
+                    raise SystemExit(f"the worker ended with {worker.returncode}; its words are above")
                 time.sleep(0.1)
         finally:
             worker.terminate()

@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from models.registry import Registry
+from tests.processes import other_variables
 
 PATIENCE_SECONDS = 120
 
@@ -28,10 +29,9 @@ class Tagmill:
     def __init__(self, home: Path, models: Path) -> None:
         self.home = home
         self.folder = home.parent
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
         # No tagmill.toml either that may lie where the tests are started.
         ours = {"TAGMILL_CONFIG": os.devnull, "TAGMILL_HOME": str(home), "TAGMILL_MODELS_URL": str(models)}
-        self.environment = kept | ours
+        self.environment = other_variables() | ours
 
     def start(self, *arguments: str | Path) -> "subprocess.Popen[str]":
         return subprocess.Popen(

@@ -27,10 +27,9 @@ def test_listing_is_measured(tmp_path: Path) -> None:
 
 
 def test_cost_of_the_ledger_is_measured(tmp_path: Path, pretrained_registry: Registry) -> None:
-    figures = tmp_path / "figures.json"
     models = shutil.copytree(pretrained_registry.workspace, tmp_path / "models")
     little = ("--batches", "3", "--images-per-batch", "2", "--processes", "1", "--repeats", "1", "--engines", "int8")
-    places = ("--databases", "postgresql", "--models", models, "--output", figures)
+    places = ("--databases", "postgresql", "--models", models, "--output", tmp_path)
 
     done = subprocess.run(
         [sys.executable, "-m", "bench.ledger", *little, *places],
@@ -39,14 +38,17 @@ def test_cost_of_the_ledger_is_measured(tmp_path: Path, pretrained_registry: Reg
         text=True,
     )
 
-    (row,) = json.loads(figures.read_text())
+    told = json.loads((tmp_path / "ledger.json").read_text())
+    (row,) = told["figures"]
     spent = row["milliseconds_per_batch"]
     assert row["ratio"] == row["ledger_images_per_second"] / row["plain_images_per_second"] > 0
     assert {way: [step for step, took in spent[way].items() if took] for way in spent} == {
         "ledger": ["claim", "classify", "find_twins", "finish", "waiting"],
         "plain": ["classify", "finish", "waiting"],
     }
-    assert done.stdout.startswith("| engine | database | with ledger, img/s | without | costs |")
+    assert done.stdout.startswith(told["machine"]["date"])
+    assert "| engine | database | with ledger, img/s | without | costs |" in done.stdout
+    assert done.stderr == "bench: 1/1 int8 postgresql\n"
 
 
 def test_speed_is_measured_and_written(tmp_path: Path, pretrained_registry: Registry) -> None:

@@ -26,6 +26,7 @@ from models.registry import Registry
 from tests.acceptance.conftest import PATIENCE_SECONDS
 from tests.compose import read_services
 from tests.documents import DOCUMENTS, ROOT, Block, blocks, inline_code, tables
+from tests.processes import other_variables
 from tests.samples import make_dataset, make_jpeg
 from tests.servers import Valkey, valkey_server
 
@@ -110,12 +111,11 @@ class Sandbox:
 
     def start(self, command: str) -> "subprocess.Popen[str]":
         """Start a command of a shell, which the command itself takes the place of where it is one of PARTS."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
         scripts = str(Path(sys.executable).parent)  # Where the console script is.
         return subprocess.Popen(
             ["sh", "-c", re.sub(rf"tagmill ({'|'.join(PARTS)})\b", r"exec tagmill \1", command)],
             cwd=self.folder,
-            env=kept
+            env=other_variables()
             | {"HOME": str(self.folder), "TAGMILL_MODELS_URL": str(self.models)}
             | {"PATH": os.pathsep.join([scripts, os.environ["PATH"]])},
             stdin=subprocess.DEVNULL,

@@ -1,61 +1,35 @@
 """What a worker does with messages that are not ours, and what our processes let out of their settings."""
 
-import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kombu import Connection
 
 from broker.app import QUEUE
-from broker.messages import CLASSIFY_BATCH
 from models.registry import Registry
 from tests.acceptance.conftest import Tagmill
 from tests.acceptance.test_run import make_many
 from tests.servers import Valkey
+from tests.strange_messages import strange_messages
 
 # Every library of every process says all that it has to say.
 TALKATIVE = "import logging, sys\nlogging.basicConfig(level=logging.DEBUG, stream=sys.stderr)\n"
 
 
-class Evil:
-    """Whoever unpickles it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self._path),)
-
-
 def send_what_is_not_ours(broker_url: str, trap: Path) -> None:
     """Put messages into the queue that nobody should act on."""
-    json, pickled, yaml = "application/json", "application/x-python-serialize", "application/x-yaml"
-    yaml_trap = f"!!python/object/apply:os.mkdir ['{trap}']"
-    messages: list[tuple[str, str, str, bytes | str]] = [
-        (CLASSIFY_BATCH, pickled, "binary", pickle.dumps(((), {"run_id": Evil(trap)}, {}))),
-        (CLASSIFY_BATCH, yaml, "utf-8", f"[[], {{run_id: {yaml_trap}}}, {{}}]"),
-        (CLASSIFY_BATCH, "text/plain", "utf-8", "no message at all"),
-        (CLASSIFY_BATCH, json, "utf-8", "[[], {"),
-        (CLASSIFY_BATCH, json, "utf-8", '[[], {"run_id": "1", "batch_id": 1}, {}]'),
-        (CLASSIFY_BATCH, json, "utf-8", '[[], {"run_id": 1, "batch_id": 999}, {}]'),
-        (CLASSIFY_BATCH, json, "utf-8", "[[1, 2, 3], {}, {}]"),
-        ("os.mkdir", json, "utf-8", f'[["{trap}"], {{}}, {{}}]'),
-        ("tagmill.run_slot", json, "utf-8", "[[], {}, {}]"),
-    ]
     with Connection(broker_url) as connection, connection.Producer() as producer:
-        for number, (task, content_type, encoding, body) in enumerate(messages):
+        for number, message in enumerate(strange_messages(trap)):
             producer.publish(
-                body,
+                message.body,
                 routing_key=QUEUE,
-                headers={"task": task, "id": f"strange-{number}", "lang": "py"},
-                content_type=content_type,
-                content_encoding=encoding,
+                headers={"task": message.task, "id": f"strange-{number}", "lang": "py"},
+                content_type=message.content_type,
+                content_encoding="utf-8",
                 declare=[connection.SimpleQueue(QUEUE).queue],
             )
 

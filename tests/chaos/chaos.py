@@ -100,9 +100,11 @@ def _look(system: System, report: Report, *, is_complete: bool) -> None:
         worker.end()
     oracle = Oracle(system)
     if is_complete:
-        report.wrong += oracle.faults(system.rounds)
+        report.wrong += oracle.complaints(system.rounds)
     else:
         report.wrong.append(f"the last run was not complete after {_COMPLETE_SECONDS:.0f} s")
+    if system.trap.exists():
+        report.wrong.append("what a strange message holds was run")
     for run_id, *_ in oracle.runs:
         told = system.tagmill("verify", str(run_id))
         if told.returncode:

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import pickle
 import random
 import signal
 import sqlite3
@@ -12,6 +11,7 @@ from functools import partial
 
 from broker.app import QUEUE
 from tests.chaos.system import System, Worker, send
+from tests.strange_messages import StrangeMessage, strange_messages
 
 _PAUSE_SECONDS = (0.1, 1.0)
 # How many wait until whom they hit is at work. Without any patience they would only ever hit what is just starting.
@@ -182,24 +182,16 @@ def _lock_sqlite(system: System, fault: Fault) -> Hit | None:
 
 def _garbage(system: System, fault: Fault) -> Hit | None:
     """Put into the queue what nobody of us would."""
-    kinds: list[bytes] = [
-        b"\x00\xff not JSON",
-        b"[]",
-        json.dumps({"body": "", "headers": {}, "properties": {}}).encode(),
-        _message("tagmill.classify_batch", pickle.dumps([[], {}, {}]), "application/x-python-serialize"),
-        _message("tagmill.no_such_task", _json_body({})),
-        _message("tagmill.classify_batch", _json_body({"run_id": "1", "images": []})),
-        _message("tagmill.classify_batch", b"{"),
-        *[_message("tagmill.classify_batch", _json_body({"run_id": 1, "batch_id": number})) for number in (-1, 2**62)],
-    ]
+    kinds = [b"\x00\xff not JSON", b"[]", json.dumps({"body": "", "headers": {}, "properties": {}}).encode()]
+    kinds += [_in_redis(message) for message in strange_messages(system.trap)]
     return Hit() if system.broker.put(QUEUE, kinds[fault.victim % len(kinds)]) else None
 
 
-def _message(task: str, body: bytes, content_type: str = "application/json") -> bytes:
-    """A message as Celery puts it into Redis. Source: its message protocol, version 2."""
+def _in_redis(message: StrangeMessage) -> bytes:
+    """As Celery puts it into Redis. Source: its message protocol, version 2."""
     headers = {
         "lang": "py",
-        "task": task,
+        "task": message.task,
         "id": "00000000-0000-0000-0000-000000000000",
         "argsrepr": "",
         "kwargsrepr": "",
@@ -210,22 +202,17 @@ def _message(task: str, body: bytes, content_type: str = "application/json") -> 
         "delivery_info": {"exchange": "", "routing_key": QUEUE},
         "priority": 0,
         "body_encoding": "base64",
-        "delivery_tag": base64.b64encode(body).decode()[:32],
+        "delivery_tag": base64.b64encode(message.body).decode()[:32],
     }
     return json.dumps(
         {
-            "body": base64.b64encode(body).decode(),
+            "body": base64.b64encode(message.body).decode(),
             "content-encoding": "utf-8",
-            "content-type": content_type,
+            "content-type": message.content_type,
             "headers": headers,
             "properties": properties,
         }
     ).encode()
-
-
-def _json_body(fields: dict[str, object]) -> bytes:
-    embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-    return json.dumps([[], fields, embed]).encode()
 
 
 _SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP, "SIGTERM": signal.SIGTERM}

@@ -62,7 +62,7 @@ class Oracle:
         """Images that were classified, over all runs."""
         return sum(row[4] == "classified" for rows in self._items.values() for row in rows)
 
-    def faults(self, rounds: Rounds) -> Iterator[str]:
+    def complaints(self, rounds: Rounds) -> Iterator[str]:
         """What is not as it should be, one line each.
 
         Args:
@@ -77,15 +77,15 @@ class Oracle:
             due = change.new | change.changed | (failed & change.images.keys())
             # Numbers are left out where a server crashed.
             for number, run in enumerate(run for run in self.runs if first <= run[0] <= last):
-                yield from _limited(f"run {run[0]}", self._run_faults(run, change, due, is_first=number == 0))
+                yield from _limited(f"run {run[0]}", self._run_complaints(run, change, due, is_first=number == 0))
                 failed = frozenset(row[1] for row in self._items.get(run[0], []) if row[4] == "failed")
                 due = failed
             first = last + 1
         if change is not None:
-            yield from _limited("current_labels", self._current_faults(change, failed))
+            yield from _limited("current_labels", self._current_complaints(change, failed))
         yield from (f"run {run[0]} is there, and no command told of it" for run in self.runs if run[0] >= first)
 
-    def _run_faults(
+    def _run_complaints(
         self, run: tuple[Any, ...], change: Change, due: frozenset[str], *, is_first: bool
     ) -> Iterator[str]:
         run_id, status, listed, skipped, *counts, passed_over, is_finished = run
@@ -107,18 +107,18 @@ class Oracle:
             yield f"its batches count {self._batches.get(run_id)}, and its images {of_batches}"
         for _, uri, image_id, fingerprint, end, _, reason in items:
             if end == "classified":
-                yield from self._answer_faults(uri, image_id, fingerprint, change)
+                yield from self._answer_complaints(uri, image_id, fingerprint, change)
             elif end != "failed" or reason not in _LOST:
                 yield f"{uri} is {end}, {reason}"
 
-    def _answer_faults(self, uri: str, image_id: int, fingerprint: str, change: Change) -> Iterator[str]:
+    def _answer_complaints(self, uri: str, image_id: int, fingerprint: str, change: Change) -> Iterator[str]:
         answer = self._answers.get((image_id, fingerprint), [])
         if [rank for rank, _, _ in answer] != [1, 2, 3] or {label for _, label, _ in answer} != set(COLOURS):
             yield f"{uri} has the answer {answer}"
         elif (answer[0][1], answer[0][2]) != change.images[uri]:
             yield f"{uri} is {answer[0][1]} or of other bytes, and should be {change.images[uri].colour}"
 
-    def _current_faults(self, change: Change, failed: frozenset[str]) -> Iterator[str]:
+    def _current_complaints(self, change: Change, failed: frozenset[str]) -> Iterator[str]:
         shown = sorted(self._current)
         yield from (f"{uri} is there twice" for (uri, _), (other, _) in pairwise(shown) if uri == other)
         labels: dict[str, str] = dict(shown)

@@ -27,6 +27,7 @@ from models.registry import Registry
 from tests.chaos.catalogue import COLOURS, Catalogue, Change
 from tests.chaos.link import Link, link_to
 from tests.documents import ROOT
+from tests.processes import other_variables
 from tests.servers import Postgres, Valkey, free_port, postgres_cluster, valkey_server
 
 #: One worker has two processes, the other one.
@@ -224,13 +225,13 @@ class System:
     ) -> None:
         self.folder, self.catalogue, self.postgres, self.link, self.broker = folder, catalogue, postgres, link, broker
         self.sqlite = folder / "tagmill.db"
+        self.trap = folder / "trap"  #: made by whoever runs what a message holds
         self.rounds: list[tuple[int, Change]] = []  #: what was found, and the last run that found it
         self.images_per_round = images_per_round
         self._due: list[tuple[float, int, Callable[[], object]]] = []
         self._number = count()
         self._change: Change | None = None
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
-        self.environment = kept | {
+        self.environment = other_variables() | {
             # What is installed may be another checkout, which a worker's processes would load parts of.
             "PYTHONPATH": f"{_ENGINE}{os.pathsep}{ROOT}",
             "TAGMILL_CONFIG": os.devnull,

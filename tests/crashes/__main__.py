@@ -20,20 +20,20 @@ def survey(mill: Mill, folder: Path, name: str, role: str, which: str) -> dict[s
             there, and it wakes up when all is over; but not in a transaction, for whose locks the others would wait.
 
     Returns:
-        `points`, the names of those that it was ended at, and `faults`, what was wrong afterwards.
+        `points`, the names of those that it was ended at, and `complaints`, what was wrong afterwards.
     """
     how = signal.SIGSTOP if which == "asleep" else signal.SIGKILL
-    faults = _attempt(mill, folder, name, role)
+    told = _attempt(mill, folder, name, role)
     names = mill.points.names()
     chosen = [at for at, point in enumerate(names, 1) if which == "all" or point not in names[: at - 1]]
     if how is signal.SIGSTOP:
         chosen = [at for at in chosen if not names[at - 1].startswith("before the commit")]
-    for at in [] if faults else chosen:
+    for at in [] if told else chosen:
         found = _attempt(mill, folder, name, role, at, how)
         met = mill.points.names()[at - 1 : at]
         found += [f"it came to {met}"] if met != [names[at - 1]] else []
-        faults += [f"{role} ended at point {at}, {names[at - 1]}: {fault}" for fault in found]
-    return {"points": [names[at - 1] for at in chosen], "faults": faults}
+        told += [f"{role} ended at point {at}, {names[at - 1]}: {complaint}" for complaint in found]
+    return {"points": [names[at - 1] for at in chosen], "complaints": told}
 
 
 def _attempt(

@@ -57,6 +57,7 @@ from results.session import Database, database_url
 from results.tables import metadata
 from tests.clock import Clock
 from tests.crashes.points import Points
+from worker.identity import worker_id
 
 MODEL = "colours"
 #: Longer than a lease, a hold, and the time after which a message is taken for lost.
@@ -209,7 +210,7 @@ class Mill:
             self.do("reconciler", partial(reconcile, dead))
             return
         for pid in dead:
-            ledger.give_back_lost(self.database, f"{worker.reconciler.worker_id()}/{pid}", FailureReason.WORKER_LOST)
+            ledger.give_back_lost(self.database, f"{worker_id()}/{pid}", FailureReason.WORKER_LOST)
         dispatch(self.database, worker.tasks.app, load_settings())
 
     def wake(self) -> None:
@@ -295,7 +296,7 @@ def _arrange() -> None:
     cli.work._LOOK_SECONDS_WHILE_LISTING = cli.work._DISPATCH_SECONDS = 0.0
     producer.schedules._TEND_SECONDS = 3600.0
     models.classifier.load_engine = lambda version: FakeEngine(len(version.labels))  # type: ignore[assignment]
-    worker.reconciler.worker_id()  # All workers are one, so that a reconciler gives back what any of them held.
+    worker_id()  # All workers are one, so that a reconciler gives back what any of them held.
 
 
 def publish_model(registry: Registry) -> None:

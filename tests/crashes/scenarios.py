@@ -14,7 +14,7 @@ from results.schedules import Slot, skip_slot
 from tests.crashes import mill as parts
 from tests.crashes.mill import LONG_SECONDS, Mill
 from tests.samples import make_jpeg
-from worker.reconciler import worker_id
+from worker.identity import worker_id
 
 #: Name of a file → the end that its image has to come to: a label, or why it has none.
 RUN = {"0.jpg": "red", "1.jpg": "green", "2.jpg": "blue", "3.jpg": "green", "4.jpg": "red"}

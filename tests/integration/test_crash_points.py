@@ -92,5 +92,5 @@ def test_whoever_ends_anywhere_loses_and_doubles_nothing(
     told = survey(scenario, role, which)
 
     print(f"{scenario}: the {role} ended at {len(told['points'])} points")
-    assert told["faults"] == []
+    assert told["complaints"] == []
     assert len(told["points"]) >= fewest, told["points"]

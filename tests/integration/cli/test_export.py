@@ -19,6 +19,7 @@ from results.session import Database
 from tests.integration.cli.test_main import tagmill
 from tests.integration.results.test_ledger import answers, claim, record
 from tests.many_answers import fill_answers
+from tests.processes import other_variables
 
 _ROOT = Path(__file__).parents[3]
 _NUMBERS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 1000000000) SELECT x FROM n"
@@ -27,12 +28,11 @@ _MOST_BYTES = 80 * 2**20  # What the many may take beyond the few: one group of 
 
 
 def start(*words: str | Path, home: Path, before: tuple[str, ...] = (), **variables: str) -> "subprocess.Popen[bytes]":
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
     return subprocess.Popen(
         [*before, sys.executable, "-m", "cli", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=kept | {"TAGMILL_HOME": str(home)} | variables,
+        env=other_variables() | {"TAGMILL_HOME": str(home)} | variables,
         cwd=_ROOT,
     )
 

@@ -11,18 +11,18 @@ import sqlalchemy as sa
 from results.schema import upgrade
 from results.session import Database
 from tests.integration.results.test_ledger import record
+from tests.processes import other_variables
 
 _ROOT = Path(__file__).parents[3]
 
 
 def tagmill(home: Path, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
     return subprocess.run(
         [sys.executable, "-m", "cli", *words],
         capture_output=True,
         text=True,
         timeout=60,
-        env=environment
+        env=other_variables()
         | {"TAGMILL_HOME": str(home), "TAGMILL_CONFIG": os.devnull, "PYTHONPATH": str(_ROOT)}
         | variables,
         cwd=home if home.exists() else home.parent,
@@ -96,6 +96,13 @@ def test_results_alone_go_to_stdout(home: Path) -> None:
 
     assert (ended.returncode, ended.stderr) == (0, "no images match\n")
     assert len(ended.stdout.splitlines()) == 1
+
+
+def test_stages_of_a_run_that_nobody_measured_are_no_share(home: Path) -> None:
+    ended = tagmill(home, "status", "--stages")
+
+    assert ended.stdout.splitlines()[-1].split()[:3] == ["all", "0.0000", "0.0000"]
+    assert ended.stderr == "run 1: no batch of it was measured\n"
 
 
 def test_reader_that_has_seen_enough_gets_no_error_text(home: Path) -> None:

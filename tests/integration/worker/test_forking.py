@@ -22,6 +22,15 @@ from broker.celery_worker import main
 main("worker.tasks:app", "tagmill.classify", "2", "test@here")
 """
 
+_ELSEWHERE = """
+import worker.forking
+from types import SimpleNamespace
+worker.forking.sys = SimpleNamespace(platform="darwin")
+from worker.tasks import app
+app.Worker(hostname="test@here", queues=["q"], quiet=True)
+print(app.conf.worker_pool_start_method)
+"""
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere none is forked")
 def test_worker_has_one_thread_and_no_connection_when_it_forks(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,3 +40,9 @@ def test_worker_has_one_thread_and_no_connection_when_it_forks(valkey: Valkey, m
     told = run_python(_WORKER).splitlines()
 
     assert [line for line in told if line.startswith("forked")] == ["forked 1 0"] * 2
+
+
+def test_worker_is_made_where_none_is_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAGMILL_BROKER_URL", "redis://127.0.0.1:1/0")
+
+    assert run_python(_ELSEWHERE).splitlines()[0] == "spawn"

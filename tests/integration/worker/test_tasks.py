@@ -142,6 +142,29 @@ def test_time_of_each_stage_is_saved_with_the_batch(
     assert second.seconds[Stage.WAITING] < 0.05 and second.seconds[Stage.SAVING] == 0
 
 
+def test_time_to_give_a_batch_back_is_the_ledgers(
+    work: Callable[..., RunProgress],
+    tasks: ModuleType,
+    db: Database,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    give_back = ledger.give_back
+
+    def give_back_slowly(*words: object, **named: object) -> None:
+        time.sleep(0.2)
+        give_back(*words, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ledger, "give_back", give_back_slowly)
+    tasks._begin_run.cache_clear()
+    work(fail(TransientError("storage away")))
+    clock.pass_by(6)
+
+    found = find_stages(db, work().run_id)
+
+    assert found.seconds[Stage.LEDGER] >= 0.2 > found.seconds[Stage.FETCHING]
+
+
 def test_second_delivery_changes_nothing(work: Callable[..., RunProgress], db: Database) -> None:
     first = work()
 

@@ -8,6 +8,7 @@ import pytest
 
 from base.folders import make_private_folder
 from base.settings import Settings
+from demo import start_afresh
 from results.schema import open_database
 
 
@@ -50,3 +51,9 @@ def test_home_of_a_new_database_is_private(tmp_path: Path) -> None:
     open_database(Settings(home=tmp_path / "home"), create=True).close()
 
     assert mode(tmp_path / "home") == 0o700
+
+
+def test_home_of_the_demo_is_private_with_the_one_above(tmp_path: Path) -> None:
+    start_afresh(tmp_path / "tagmill-data" / "demo")
+
+    assert [mode(tmp_path / path) for path in ("tagmill-data", "tagmill-data/demo")] == [0o700, 0o700]

@@ -1,0 +1,47 @@
+"""How a command waits for its run."""
+
+import time
+
+from cli.work import _Speed
+from results.queries import RunProgress
+from results.tables import RunStatus
+
+NEARLY_DONE = RunProgress(
+    run_id=1,
+    source="file:///photos",
+    model="m",
+    model_version=1,
+    status=RunStatus.RUNNING,
+    listed=1000,
+    classified=999,
+    reused=0,
+    failed=0,
+    skipped=0,
+    cancelled=0,
+    new=1000,
+    changed=0,
+    passed_over=0,
+    gone=0,
+    is_listed=True,
+    claims=10,
+    started_at=0.0,
+    finished_at=None,
+    now=0.0,
+    error=None,
+    staged=False,
+    held_back=None,
+    published_at=None,
+    dropped_at=None,
+    deadline=None,
+    out_of_time=False,
+)
+
+
+def test_looks_are_frequent_only_while_the_end_comes() -> None:
+    speed = _Speed()
+    speed.images_per_second = 1000.0
+
+    first = speed.seconds_to_next_look(NEARLY_DONE)
+    time.sleep(0.1)
+
+    assert first < 0.05 <= speed.seconds_to_next_look(NEARLY_DONE)
