@@ -71,7 +71,7 @@ class Link:
             if connection.is_mute:  # Until whoever connected gives it up.
                 while await reader.read(65536):
                     pass
-        except OSError:  # Whoever connected notices.
+        except (OSError, asyncio.CancelledError):  # Whoever connected notices; or all is over.
             pass
         finally:
             self._connections.discard(connection)
