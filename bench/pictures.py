@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import TYPE_CHECKING
+
+from models.pictures import BLUE, GREY, ORANGE, new_figure, to_png
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from matplotlib.figure import Figure
-
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
+_GREEN = "#009E73"
 
 
 def draw_bars(bars: Mapping[str, float], title: str) -> bytes:
     """A bar for each name; ours and the ceilings have colours of their own."""
-    figure = _figure(8, 1.2 + 0.35 * len(bars))
+    figure = new_figure(8, 1.2 + 0.35 * len(bars))
     axes = figure.subplots()
-    colours = [_GREY if name.startswith("ceiling") else _BLUE if "tagmill" in name else _ORANGE for name in bars]
+    colours = [GREY if name.startswith("ceiling") else BLUE if "tagmill" in name else ORANGE for name in bars]
     drawn = axes.barh(list(bars), list(bars.values()), color=colours)
     axes.bar_label(drawn, fmt="%.0f", padding=3)
     axes.invert_yaxis()
     axes.set_title(title, fontsize=10)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_curves(images: Sequence[int], panels: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
     """Figures of runs of so many images: title of a panel → name of a curve → its values, one for each run."""
-    figure = _figure(5 * len(panels), 3.6)
+    figure = new_figure(5 * len(panels), 3.6)
     for axes, (title, curves) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for (name, values), colour in zip(curves.items(), (_BLUE, _ORANGE, _GREEN, _GREY), strict=False):
+        for (name, values), colour in zip(curves.items(), (BLUE, ORANGE, _GREEN, GREY), strict=False):
             axes.plot(images, values, marker="o", color=colour, label=name)
         axes.set_xscale("log")
         axes.set_ylim(bottom=0)
@@ -37,17 +36,4 @@ def draw_curves(images: Sequence[int], panels: Mapping[str, Mapping[str, Sequenc
         axes.set_title(title, fontsize=10)
         axes.grid(color="#dddddd")
         axes.legend(fontsize=8)
-    return _png(figure)
-
-
-def _figure(width: float, height: float) -> Figure:
-    """A figure of so many inches; made directly, as pyplot would keep it."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _png(figure: Figure) -> bytes:
-    content = BytesIO()
-    figure.savefig(content, format="png", dpi=100)
-    return content.getvalue()
+    return to_png(figure)

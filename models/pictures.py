@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from models.fitting import Epoch
     from models.metrics import Metrics
 
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#999999"
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 # More labels than this cannot be read; those with the most mistakes are shown.
 _LABELS_SHOWN = 30
 _MISTAKES_SHOWN = 16
@@ -45,24 +45,24 @@ def draw_curves(history: Mapping[str, Sequence[Epoch]], title: str) -> bytes:
 
     epochs = [epoch for step in history.values() for epoch in step]
     numbers = range(1, len(epochs) + 1)
-    figure = _figure(10, 4)
+    figure = new_figure(10, 4)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        axes.plot(numbers, [getattr(one, name) for one in epochs], color=_BLUE, marker=".", label="training")
+        axes.plot(numbers, [getattr(one, name) for one in epochs], color=BLUE, marker=".", label="training")
         validation = [getattr(one, f"validation_{name}") for one in epochs]
-        axes.plot(numbers, validation, color=_ORANGE, marker=".", label="validation")
+        axes.plot(numbers, validation, color=ORANGE, marker=".", label="validation")
         begin = 0
         for step, its_epochs in history.items():
             if begin and its_epochs:
-                axes.axvline(begin + 0.5, color=_GREY, linewidth=1)
+                axes.axvline(begin + 0.5, color=GREY, linewidth=1)
             if its_epochs and len(history) > 1:
-                axes.text(begin + 0.7, 1.01, step, transform=axes.get_xaxis_transform(), color=_GREY, fontsize=8)
+                axes.text(begin + 0.7, 1.01, step, transform=axes.get_xaxis_transform(), color=GREY, fontsize=8)
             begin += len(its_epochs)
         axes.set(xlabel="epoch", ylabel=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0, top=1.02 if name == "accuracy" else None)
         axes.legend()
     figure.suptitle(f"{title}: training")
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_mistakes(
@@ -81,7 +81,7 @@ def draw_mistakes(
     worst = wrong[np.argsort(-metrics.best[wrong], kind="stable")][:_MISTAKES_SHOWN]
     columns = min(max(len(worst), 1), 4)
     rows = max(-(-len(worst) // columns), 1)
-    figure = _figure(3 * columns + 0.5, 3.4 * rows + 0.6)
+    figure = new_figure(3 * columns + 0.5, 3.4 * rows + 0.6)
     grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axes in grid:
         axes.set_axis_off()
@@ -94,7 +94,7 @@ def draw_mistakes(
         )
     told = f"the {len(worst)} surest of {len(wrong)} mistakes" if len(wrong) else "no mistakes"
     figure.suptitle(f"{title}: {told}")
-    return _png(figure)
+    return to_png(figure)
 
 
 def _confusion(axes: Axes, metrics: Metrics) -> str:
@@ -130,10 +130,10 @@ def _reliability(axes: Axes, metrics: Metrics) -> str:
     filled = [(number, rows) for number, rows in enumerate(bins(metrics.best)) if len(rows)]
     centres = [(number + 0.5) / BINS for number, _ in filled]
     accuracies = [metrics.is_right[rows].mean() for _, rows in filled]
-    axes.bar(centres, accuracies, width=0.9 / BINS, color=_BLUE, label="accuracy of the images in a bin")
+    axes.bar(centres, accuracies, width=0.9 / BINS, color=BLUE, label="accuracy of the images in a bin")
     for centre, accuracy, (_, rows) in zip(centres, accuracies, filled, strict=True):
         axes.text(centre, accuracy + 0.01, str(len(rows)), ha="center", fontsize=7)
-    axes.plot([0, 1], [0, 1], color=_ORANGE, linestyle="--", label="as sure as right")
+    axes.plot([0, 1], [0, 1], color=ORANGE, linestyle="--", label="as sure as right")
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.06))
     axes.legend(loc="upper left", fontsize=8)
     return f"reliability, calibration error {metrics.expected_calibration_error:.3f}"
@@ -143,7 +143,7 @@ def _coverage(axes: Axes, metrics: Metrics) -> str:
     order = np.argsort(-metrics.best, kind="stable")
     precision = np.cumsum(metrics.is_right[order]) / np.arange(1, len(order) + 1)
     coverage = np.arange(1, len(order) + 1) / len(order)
-    axes.plot(coverage, precision, color=_BLUE)
+    axes.plot(coverage, precision, color=BLUE)
     axes.set(xlabel="share of the images, the surest first", ylabel="share of them that are right", xlim=(0, 1))
     axes.set_ylim(max(float(precision.min()) - 0.05, 0.0), 1.01)
     axes.grid(color="#dddddd")
@@ -151,21 +151,22 @@ def _coverage(axes: Axes, metrics: Metrics) -> str:
 
 
 def _draw(draw: Any, metrics: Metrics, title: str) -> bytes:
-    figure = _figure(7, 6)
+    figure = new_figure(7, 6)
     axes = figure.subplots()
     told = draw(axes, metrics)
     axes.set_title(f"{title}: {told} ({metrics.images:,} images)", fontsize=10)
-    return _png(figure)
+    return to_png(figure)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """A figure of so many inches; made directly, as pyplot would keep it."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """The content of a file, 100 pixels to the inch."""
     content = BytesIO()
     figure.savefig(content, format="png", dpi=100)
     return content.getvalue()
