@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
-_LOOK_SECONDS, _SHORTEST_LOOK_SECONDS = 0.25, 0.02
+_LOOK_SECONDS, _SHORTEST_LOOK_SECONDS = 0.5, 0.02
 _LOOK_SECONDS_WHILE_LISTING = 1.0
 _DISPATCH_SECONDS = 2.0
 # Workers of others that take nothing for so long are most likely not there.

@@ -6,7 +6,7 @@ keeps every image at exactly one end is the fence: a claim raises it, and nothin
 """
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from base.errors import FailureReason
 from base.fingerprints import UNKNOWN
 from base.stages import Stage
+from results.many_rows import ManyRows
 from results.runs import NOT_DONE, OPEN
 from results.session import Database
 from results.tables import (
@@ -186,18 +187,19 @@ def finish(
                 reused=sum(answer.reused for answer in answers),
                 failed=len(failures),
                 **{f"{stage}_seconds": spent for stage, spent in (seconds or {}).items()},
-            ).returning(batches.c.attempts, batches.c.earlier_attempts)
+            ).returning(batches.c.attempts, batches.c.earlier_attempts, db.now.label("now"))
         ).one_or_none()
         if row is None:
             if _finished_by(connection, held):
                 return
             raise LeaseLost(f"batch {held.batch_id}, fence {held.fence}")
-        now = connection.execute(sa.select(db.now)).scalar_one()
+        now = row.now
         _end_items(connection, held.run_id, answers, failures, now=now, attempts=row.attempts + row.earlier_attempts)
         if held.staged:
-            _stage_answers(connection, held, answers, now)
+            _STAGED.execute(connection, _answer_rows(held, answers, now))
         else:
-            _save_answers(connection, held, answers, now)
+            _PREDICTIONS.execute(connection, _answer_rows(held, answers, now))
+            _drop_deeper(connection, held, answers)
             _note_bytes(connection, answers, failures)
 
     db.write(work)
@@ -304,85 +306,60 @@ def find_twins(db: Database, held: Claim, content_hashes: Collection[bytes]) -> 
     Returns:
         Content hash to (label, confidence), the most confident first; hashes that are new are left out.
     """
-    statements = [_published_twins(everything=held.everything)]
-    if held.staged:
-        statements.append(_staged_twins())
-    wanted = {
-        "content_hashes": list(content_hashes),
-        "held_version": held.model_version_id,
-        "held_run": held.run_id,
-    }
+    published = _questions(predictions, of_run=held.everything)
+    questions = [published, _questions(staged_predictions, of_run=True)] if held.staged else [published]
+    held_by = {"held_version": held.model_version_id, "held_run": held.run_id}
 
-    def work(connection: sa.Connection) -> list[Sequence[sa.Row[Any]]]:
-        return [connection.execute(statement, wanted).all() for statement in statements]
+    def work(connection: sa.Connection) -> dict[bytes, list[tuple[str, float]]]:
+        twins: dict[bytes, list[tuple[str, float]]] = {}
+        for known_images, their_answers in questions:
+            hashes = {"content_hashes": list(content_hashes)}
+            known = {
+                (row.image_id, bytes(row.content_hash)) for row in connection.execute(known_images, held_by | hashes)
+            }
+            if known:  # Most often none is.
+                images_known = {"known_images": [image_id for image_id, _ in known]}
+                twins = _labels_by_bytes(connection.execute(their_answers, held_by | images_known), known) | twins
+        return twins
 
-    twins: dict[bytes, list[tuple[str, float]]] = {}
-    for rows in db.read(work):
-        found: dict[bytes, list[tuple[str, float]]] = {}
-        for row in rows:
-            found.setdefault(bytes(row.content_hash), []).append((row.label, row.confidence))
-        twins = found | twins
-    return twins
+    return db.read(work)
 
 
 # To put such a question together takes longer than to answer it, so each process does that once.
-_content_hashes: sa.BindParameter[bytes] = sa.bindparam("content_hashes", expanding=True)
-_held_version: sa.BindParameter[int] = sa.bindparam("held_version")
-_held_run: sa.BindParameter[int] = sa.bindparam("held_run")
-
-
 @functools.cache
-def _staged_twins() -> sa.Select[Any]:
-    """The run's own answers."""
-    first = staged_predictions.alias("first")
-    known = (
-        sa.select(first.c.content_hash, sa.func.min(first.c.image_id).label("image_id"))
-        .where(first.c.run_id == _held_run, first.c.content_hash.in_(_content_hashes), first.c.rank == 1)
-        .group_by(first.c.content_hash)
-        .subquery()
-    )
-    is_its = sa.and_(staged_predictions.c.run_id == _held_run, staged_predictions.c.image_id == known.c.image_id)
-    return (
-        sa.select(known.c.content_hash, staged_predictions.c.label, staged_predictions.c.confidence)
-        .select_from(known.join(staged_predictions, is_its))
-        .order_by(known.c.content_hash, staged_predictions.c.rank)
-    )
-
-
-@functools.cache
-def _published_twins(*, everything: bool) -> sa.Select[Any]:
-    first = predictions.alias("first")
-    usable = sa.and_(first.c.model_version_id == _held_version, first.c.rank == 1)
-    if everything:
-        usable = sa.and_(usable, first.c.run_id == _held_run)
+def _questions(answers: sa.Table, *, of_run: bool) -> tuple[sa.Select[Any], sa.Select[Any]]:
+    """Which image has which of the bytes, and the answers to the bytes of those images."""
+    is_usable = [answers.c.run_id == sa.bindparam("held_run")] if of_run else []
+    if "model_version_id" in answers.c:
+        is_usable.append(answers.c.model_version_id == sa.bindparam("held_version"))
+    has_bytes = answers.c.content_hash.in_(sa.bindparam("content_hashes", expanding=True))
     # One known image is as good as another: the one with the lowest number.
-    known = (
-        sa.select(first.c.content_hash, sa.func.min(first.c.image_id).label("image_id"))
-        .where(first.c.content_hash.in_(_content_hashes), usable)
-        .group_by(first.c.content_hash)
-        .subquery()
+    known_images = (
+        sa.select(answers.c.content_hash, sa.func.min(answers.c.image_id).label("image_id"))
+        .where(*is_usable, has_bytes, answers.c.rank == 1)
+        .group_by(answers.c.content_hash)
     )
-    # The same image may have had these bytes under several fingerprints.
-    chosen = (
-        sa.select(first.c.content_hash, first.c.image_id, sa.func.min(first.c.fingerprint).label("fingerprint"))
-        .join(known, sa.and_(known.c.content_hash == first.c.content_hash, known.c.image_id == first.c.image_id))
-        .where(usable)
-        .group_by(first.c.content_hash, first.c.image_id)
-        .subquery()
+    their_answers = (
+        sa.select(answers.c.image_id, answers.c.content_hash, answers.c.label, answers.c.confidence)
+        .where(*is_usable, answers.c.image_id.in_(sa.bindparam("known_images", expanding=True)))
+        .order_by(answers.c.image_id, answers.c.fingerprint, answers.c.rank)
     )
-    return (
-        sa.select(chosen.c.content_hash, predictions.c.label, predictions.c.confidence)
-        .select_from(chosen)
-        .join(
-            predictions,
-            sa.and_(
-                predictions.c.image_id == chosen.c.image_id,
-                predictions.c.fingerprint == chosen.c.fingerprint,
-                predictions.c.model_version_id == _held_version,
-            ),
-        )
-        .order_by(chosen.c.content_hash, predictions.c.rank)
-    )
+    return known_images, their_answers
+
+
+def _labels_by_bytes(
+    rows: Iterable[sa.Row[Any]], known: Collection[tuple[int, bytes]]
+) -> dict[bytes, list[tuple[str, float]]]:
+    """The first answer to the bytes of each known image, which may have had them under several fingerprints."""
+    labels_of: dict[bytes, list[tuple[str, float]]] = {}
+    labels: list[tuple[str, float]] = []
+    for row in rows:
+        if row.content_hash is not None:  # Rank 1: here another answer begins.
+            labels = []
+            if (row.image_id, row.content_hash) in known:
+                labels_of.setdefault(bytes(row.content_hash), labels)
+        labels.append((row.label, row.confidence))
+    return labels_of
 
 
 _FREED = {"status": BatchStatus.PENDING, "owner": None, "lease_until": None, "sent_at": None}
@@ -436,11 +413,11 @@ def _isolate(connection: sa.Connection, db: Database, row: sa.Row[Any]) -> None:
     """Split a batch that loses its workers; give up an image that is alone in one."""
     attempts = row.attempts - 1 + row.earlier_attempts  # This claim does no work.
     if row.size == 1:
-        reason = row.lost_reason or FailureReason.WORKER_LOST
+        reason = FailureReason(row.lost_reason or FailureReason.WORKER_LOST)
         message = {
             FailureReason.TIMEOUT: "kept a worker busy beyond the limit each time it was tried alone",
             FailureReason.WORKER_LOST: "the worker process was lost each time it was tried alone",
-        }[FailureReason(reason)]
+        }[reason]
         item = connection.execute(sa.select(items).where(items.c.batch_id == row.id)).one()
         failure = Failure(image_id=item.image_id, fingerprint=item.fingerprint, reason=reason, message=message)
         now = connection.execute(sa.select(db.now)).scalar_one()
@@ -479,46 +456,66 @@ def _isolate(connection: sa.Connection, db: Database, row: sa.Row[Any]) -> None:
     )
 
 
-def _answer_rows(held: Claim, answers: Sequence[Answer], now: float) -> list[dict[str, Any]]:
-    return [
-        {
-            "image_id": answer.image_id,
-            "fingerprint": answer.fingerprint,
-            "rank": rank,
-            "label": label,
-            "confidence": confidence,
-            "content_hash": answer.content_hash if rank == 1 else None,
-            "run_id": held.run_id,
-            "classified_at": now,
-            "needs_review": answer.needs_review and rank == 1,
-        }
-        # Sorted by key, so that two transactions that meet lock the rows in the same order.
-        for answer in sorted(answers, key=lambda answer: answer.image_id)
+Given = Mapping[str, sa.ColumnElement[Any]]
+
+
+def _answer_rows(held: Claim, answers: Sequence[Answer], now: float) -> list[tuple[Any, ...]]:
+    rows = [
+        (
+            answer.image_id,
+            answer.fingerprint,
+            rank,
+            label,
+            confidence,
+            answer.content_hash if rank == 1 else None,
+            held.run_id,
+            now,
+            answer.needs_review and rank == 1,
+            held.model_version_id,
+        )
+        for answer in answers
         for rank, (label, confidence) in enumerate(answer.labels, start=1)
     ]
+    return _in_order(rows)
 
 
-def _stage_answers(connection: sa.Connection, held: Claim, answers: Sequence[Answer], now: float) -> None:
-    """Keep them apart; an image has its end once in a run, so nothing is there yet."""
-    rows = _answer_rows(held, answers, now)
-    if rows:
-        connection.execute(staged_predictions.insert(), rows)
+def _in_order(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """By image, so that two transactions that meet lock the rows in the same order."""
+    return sorted(rows, key=itemgetter(0))
 
 
-def _save_answers(connection: sa.Connection, held: Claim, answers: Sequence[Answer], now: float) -> None:
-    rows = [row | {"model_version_id": held.model_version_id} for row in _answer_rows(held, answers, now)]
-    if not rows:
-        return
-    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(predictions)
+_ANSWER = {
+    name: predictions.c[name].type
+    for name in (
+        *("image_id", "fingerprint", "rank", "label", "confidence", "content_hash", "run_id", "classified_at"),
+        *("needs_review", "model_version_id"),
+    )
+}
+
+
+def _insert_predictions(backend: str, given: Given) -> sa.Insert:
+    insert = (sqlite if backend == "sqlite" else postgresql).insert(predictions)
     key = [column.name for column in predictions.primary_key]
-    changed = {column.name: insert.excluded[column.name] for column in predictions.c if column.name not in key}
-    connection.execute(insert.on_conflict_do_update(index_elements=key, set_=changed), rows)
-    _drop_deeper(connection, held, answers)
+    changed = {name: insert.excluded[name] for name in given if name not in key}
+    # Without a condition SQLite takes what follows the SELECT for a part of it (sqlite.org/lang_upsert.html, 2.2).
+    rows = sa.select(*given.values()).where(sa.true())
+    upsert: sa.Insert = insert.from_select(list(given), rows).on_conflict_do_update(index_elements=key, set_=changed)
+    return upsert
+
+
+def _insert_staged(_: str, given: Given) -> sa.Insert:
+    """An image has its end once in a run, so nothing is there yet."""
+    names = [name for name in given if name in staged_predictions.c]
+    return staged_predictions.insert().from_select(names, sa.select(*(given[name] for name in names)))
+
+
+_PREDICTIONS = ManyRows(_ANSWER, _insert_predictions)
+_STAGED = ManyRows(_ANSWER, _insert_staged)
 
 
 def _drop_deeper(connection: sa.Connection, held: Claim, answers: Sequence[Answer]) -> None:
     """Drop what is left of earlier answers to the same bytes, when more labels were kept."""
-    fewest = min(len(answer.labels) for answer in answers)
+    fewest = min((len(answer.labels) for answer in answers), default=0)
     earlier = sa.select(predictions.c.rank).where(
         predictions.c.image_id.in_([answer.image_id for answer in answers]),
         predictions.c.model_version_id == held.model_version_id,
@@ -553,40 +550,39 @@ def _end_items(
     now: float,
     attempts: int,
 ) -> None:
-    ends = [_item_values(answer, ItemStatus.CLASSIFIED, reused=answer.reused) for answer in answers]
-    ends += [
-        _item_values(failure, ItemStatus.FAILED, reason=failure.reason, message=failure.message) for failure in failures
+    same = (run_id, attempts, now)
+    rows: list[tuple[Any, ...]] = [
+        (answer.image_id, answer.fingerprint, ItemStatus.CLASSIFIED.value, answer.reused, None, None, *same)
+        for answer in answers
     ]
-    statement = (
+    rows += [
+        (end.image_id, end.fingerprint, ItemStatus.FAILED.value, False, end.reason.value, end.message, *same)
+        for end in failures
+    ]
+    updated = _ITEMS.execute(connection, _in_order(rows))
+    if updated != len(rows):
+        raise AssertionError(f"run {run_id}: {updated} of {len(rows)} images were waiting for their end")
+
+
+def _update_items(_: str, given: Given) -> sa.Update:
+    key = ("run_id", "image_id")
+    waiting = [items.c[name] == given[name] for name in key]
+    return (
         items.update()
-        .where(
-            items.c.run_id == run_id,
-            items.c.image_id == sa.bindparam("ended_image"),
-            items.c.status == ItemStatus.PENDING,
-        )
-        .values(finished_at=now, attempts=attempts)
+        .where(*waiting, items.c.status == sa.literal_column(f"'{ItemStatus.PENDING}'"))
+        .values({name: value for name, value in given.items() if name not in key})
     )
-    updated = connection.execute(statement, sorted(ends, key=itemgetter("ended_image"))).rowcount
-    if updated != len(ends):
-        raise AssertionError(f"run {run_id}: {updated} of {len(ends)} images were waiting for their end")
 
 
-def _item_values(
-    end: Answer | Failure,
-    status: ItemStatus,
-    *,
-    reused: bool = False,
-    reason: FailureReason | None = None,
-    message: str | None = None,
-) -> dict[str, Any]:
-    return {
-        "ended_image": end.image_id,
-        "fingerprint": end.fingerprint,
-        "status": status,
-        "reused": reused,
-        "reason": reason,
-        "message": message,
-    }
+_ITEMS = ManyRows(
+    {
+        name: items.c[name].type
+        for name in (
+            *("image_id", "fingerprint", "status", "reused", "reason", "message", "run_id", "attempts", "finished_at"),
+        )
+    },
+    _update_items,
+)
 
 
 def _note_bytes(connection: sa.Connection, answers: Sequence[Answer], failures: Sequence[Failure]) -> None:
@@ -594,20 +590,18 @@ def _note_bytes(connection: sa.Connection, answers: Sequence[Answer], failures: 
 
     Where a host was down, nobody knows which bytes there are, and the image keeps the answer that it has.
     """
-    statement = (
-        images.update()
-        .where(
-            images.c.id == sa.bindparam("ended_image"),
-            sa.or_(images.c.fingerprint.is_(None), sa.bindparam("is_known", type_=sa.Boolean())),
-        )
-        .values(fingerprint=sa.bindparam("new_fingerprint"))
-    )
     ends: list[Answer | Failure] = [*answers, *failures]
-    parameters = [
-        {"ended_image": end.image_id, "new_fingerprint": end.fingerprint, "is_known": not _is_unseen(end)}
-        for end in ends
-    ]
-    connection.execute(statement, sorted(parameters, key=itemgetter("ended_image")))
+    _BYTES.execute(connection, _in_order([(end.image_id, end.fingerprint, not _is_unseen(end)) for end in ends]))
+
+
+def _update_images(_: str, given: Given) -> sa.Update:
+    is_told = sa.or_(images.c.fingerprint.is_(None), given["is_known"])
+    return images.update().where(images.c.id == given["image_id"], is_told).values(fingerprint=given["fingerprint"])
+
+
+_BYTES = ManyRows(
+    {"image_id": images.c.id.type, "fingerprint": images.c.fingerprint.type, "is_known": sa.Boolean()}, _update_images
+)
 
 
 def _is_unseen(end: Answer | Failure) -> bool:
