@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
-_LOOK_SECONDS, _SHORTEST_LOOK_SECONDS = 0.5, 0.02
-_LOOK_SECONDS_WHILE_LISTING = 1.0
+# To look at a run is to count its batches, and takes from the workers what cores there are.
+_LOOK_SECONDS, _SHORTEST_LOOK_SECONDS = 1.0, 0.02
 _DISPATCH_SECONDS = 2.0
 # Workers of others that take nothing for so long are most likely not there.
 _NOBODY_SECONDS = 20.0
@@ -77,10 +77,9 @@ class Work:
 
         def on_chunk() -> None:
             nonlocal next_look
-            # To look at a run is to count its batches, which after every chunk would take longer than the listing.
             if time.monotonic() >= next_look:
                 self._tend(reporter)
-                next_look = time.monotonic() + _LOOK_SECONDS_WHILE_LISTING
+                next_look = time.monotonic() + _LOOK_SECONDS
 
         reporter.update("listing", None)
         per_batch = self._settings.images_per_batch
