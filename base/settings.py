@@ -88,7 +88,10 @@ class Settings(BaseModel):
     )
 
     images_per_batch: PositiveInt = Field(
-        64, le=10_000, description="Images that travel in one message and are saved in one transaction."
+        64,
+        le=10_000,
+        description="At most so many images travel in one message and are saved in one transaction; "
+        "the last batches of a listing are smaller.",
     )
     batches_in_queue: PositiveInt = Field(
         1000, le=10_000, description="Messages that the broker holds at most, however large the run."

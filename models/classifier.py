@@ -1,5 +1,7 @@
 """A loaded model version: an image file's bytes in, its most confident labels out."""
 
+import numpy as np
+
 from base.stages import Stage, Stopwatch
 from models.decoding import DecodingLimits, decode
 from models.engines.engine import Engine
@@ -39,7 +41,14 @@ class Classifier:
         Raises:
             ImageError: the bytes are no image that can be read.
         """
-        pixels = decode(encoded, self.version.preprocessing, self._limits, self._watch)  # (S, S, 3)
+        return self.label(self.decode(encoded), k)
+
+    def decode(self, encoded: bytes) -> np.ndarray:
+        """The pixels that the model sees of one image: uint8 (S, S, 3), RGB; errors as for `predict`."""
+        return decode(encoded, self.version.preprocessing, self._limits, self._watch)
+
+    def label(self, pixels: np.ndarray, k: int) -> list[Prediction]:
+        """As `predict`, of what `decode` gave."""
         self._watch.begin(Stage.INFERENCE)
         logits = self._engine.predict_logits(pixels[None])  # (1, K)
         shares = confidences(logits, self.version.temperature)  # (1, K)

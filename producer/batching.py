@@ -15,6 +15,10 @@ _BATCHES_PER_CHUNK = 16
 _ENTRIES_PER_CHUNK = 50_000
 _SECONDS_PER_CHUNK = 2.0
 
+# The last images of a listing go into batches of this share of what is left, but of no fewer than so many: each batch
+# has its price, about that of two images.
+_SHARES, _FEWEST_PER_BATCH = 4, 16
+
 _PRIORITIES = {Kind.NEW: Priority.NEW, Kind.CHANGED: Priority.CHANGED}
 
 
@@ -28,13 +32,14 @@ def cut(
     """
     began, pieces = clock(), _Pieces()
     for change in changes:
-        pieces.add(change)
+        # Looked at before the next entry is taken in, so that the last chunk is known for the last.
         is_full = pieces.work >= images_per_batch * _BATCHES_PER_CHUNK or pieces.entries >= _ENTRIES_PER_CHUNK
-        if is_full or clock() - began > _SECONDS_PER_CHUNK:
-            yield pieces.chunk(images_per_batch)
+        if is_full or (pieces.entries and clock() - began > _SECONDS_PER_CHUNK):
+            yield pieces.chunk(lambda images: _alike(images, images_per_batch))
             began, pieces = clock(), _Pieces()
+        pieces.add(change)
     if pieces.entries:
-        yield pieces.chunk(images_per_batch)
+        yield pieces.chunk(lambda images: _ever_smaller(images, images_per_batch))
 
 
 @dataclass
@@ -69,14 +74,10 @@ class _Pieces:
             )
             self.work += 1
 
-    def chunk(self, images_per_batch: int) -> Chunk:
+    def chunk(self, batches_of: Callable[[list[ListedImage]], Iterator[list[ListedImage]]]) -> Chunk:
         return Chunk(
             cursor=self.cursor,
-            batches=[
-                images[start : start + images_per_batch]
-                for images in self.listed.values()
-                for start in range(0, len(images), images_per_batch)
-            ],
+            batches=[batch for images in self.listed.values() for batch in batches_of(images)],
             skipped=self.kinds[Kind.UNCHANGED],
             new=self.kinds[Kind.NEW],
             changed=self.kinds[Kind.CHANGED],
@@ -85,6 +86,24 @@ class _Pieces:
             passed_over=self.kinds[Kind.PASSED_OVER],
             rows=self.rows,
         )
+
+
+def _alike(images: list[ListedImage], images_per_batch: int) -> Iterator[list[ListedImage]]:
+    """Batches of the same size, but for the last."""
+    for start in range(0, len(images), images_per_batch):
+        yield images[start : start + images_per_batch]
+
+
+def _ever_smaller(images: list[ListedImage], images_per_batch: int) -> Iterator[list[ListedImage]]:
+    """Batches of which the last are ever smaller, so that those who work on them end at about the same time.
+
+    This is guided self-scheduling (Polychronopoulos and Kuck, IEEE Transactions on Computers C-36, 1987).
+    """
+    start = 0
+    while left := len(images) - start:
+        size = min(left, images_per_batch, max(left // _SHARES, _FEWEST_PER_BATCH))
+        yield images[start : start + size]
+        start += size
 
 
 def _priority(change: Change) -> Priority:

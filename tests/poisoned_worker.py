@@ -53,8 +53,11 @@ class PoisonedClassifier:
 
     version = SimpleNamespace(labels=("cat", "dog"), needs_review=lambda *_: False)
 
-    def predict(self, encoded: bytes, k: int) -> list[Prediction]:
+    def decode(self, encoded: bytes) -> bytes:
         DEEDS.get(encoded, lambda: None)()
+        return encoded
+
+    def label(self, pixels: bytes, k: int) -> list[Prediction]:
         return [Prediction(label="cat", confidence=0.75), Prediction(label="dog", confidence=0.25)]
 
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from base.buckets import BucketAccess, listed_as
 from base.errors import FailureReason, ImageError, SetupError, TransientError
@@ -14,7 +14,12 @@ from results.ledger import Answer, ClaimedImage, Failure
 from worker.fetching import Fetched, fetch, is_remote
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from models.classifier import Classifier
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Labels = Sequence[tuple[str, float]]
 
@@ -25,6 +30,9 @@ _BYTES_HELD = 32 * 2**20
 _FETCHERS = 8
 _IMAGES_AHEAD = 16
 _IMAGES_PER_GROUP = 16
+# So many are decoded before the first of them is classified. What either needs stays in the core's caches meanwhile:
+# over 640 photographs 8 were 2 to 3 % faster than 1, and 64 were not faster than 8.
+_DECODED_AT_ONCE = 8
 # How often we tell that we still wait for a bucket, which is no image's fault and ends by itself.
 _WAITING_SECONDS = 1.0
 
@@ -70,32 +78,61 @@ def classify(
             # From a time when fewer labels were kept.
             if len(labels) >= most
         }
-        for image, fetched in group:
-            labels = labels_of.get(fetched.content_hash)
-            reused = labels is not None
-            if labels is None:
-                try:
-                    labels = [(found.label, found.confidence) for found in classifier.predict(fetched.encoded, top_k)]
-                except (SetupError, TransientError):
-                    raise
-                except Exception as error:  # noqa: BLE001 (one image never fails its batch)
-                    failures.append(_failure(image, error, fetched))
-                    on_progress()
-                    continue
-                labels_of[fetched.content_hash] = labels
-            answers.append(
-                Answer(
-                    image_id=image.image_id,
-                    fingerprint=fetched.fingerprint,
-                    content_hash=fetched.content_hash,
-                    labels=labels,
-                    reused=reused,
-                    needs_review=classifier.version.needs_review(*labels[0]),
-                )
-            )
-            on_progress()
+        for first in range(0, len(group), _DECODED_AT_ONCE):
+            some = group[first : first + _DECODED_AT_ONCE]
+            for end in _classify_some(classifier, some, labels_of, top_k=top_k, on_progress=on_progress):
+                if isinstance(end, Answer):
+                    answers.append(end)
+                else:
+                    failures.append(end)
         watch.begin(Stage.FETCHING)
     return answers, failures
+
+
+def _classify_some(
+    classifier: "Classifier",
+    some: Sequence[tuple[ClaimedImage, Fetched]],
+    labels_of: dict[bytes, Labels],
+    *,
+    top_k: int,
+    on_progress: Callable[[], object],
+) -> Iterator[Answer | Failure]:
+    """The end of each image; to the labels that are known by content hash, those found are added."""
+    decoded: dict[bytes, np.ndarray | Exception] = {}
+    for _, fetched in some:
+        if fetched.content_hash not in labels_of and fetched.content_hash not in decoded:
+            decoded[fetched.content_hash] = _attempt(classifier.decode, fetched.encoded)
+            on_progress()
+    for image, fetched in some:
+        reused = fetched.content_hash in labels_of
+        if not reused:
+            pixels = decoded[fetched.content_hash]
+            found = pixels if isinstance(pixels, Exception) else _attempt(classifier.label, pixels, top_k)
+            if isinstance(found, Exception):
+                yield _failure(image, found, fetched)
+                on_progress()
+                continue
+            labels_of[fetched.content_hash] = [(one.label, one.confidence) for one in found]
+        labels = labels_of[fetched.content_hash]
+        yield Answer(
+            image_id=image.image_id,
+            fingerprint=fetched.fingerprint,
+            content_hash=fetched.content_hash,
+            labels=labels,
+            reused=reused,
+            needs_review=classifier.version.needs_review(*labels[0]),
+        )
+        on_progress()
+
+
+def _attempt(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
+    """What it returns or raises, as one image never fails its batch."""
+    try:
+        return step(*args, **kwargs)
+    except (SetupError, TransientError):  # Which are no image's.
+        raise
+    except Exception as error:  # noqa: BLE001
+        return error
 
 
 def _fetch_all(

@@ -49,6 +49,18 @@ def test_long_listing_is_cut_into_chunks_of_full_batches() -> None:
     assert sizes(list(cut((new(number) for number in range(40)), 2))) == [[2] * 16, [2] * 4]
 
 
+def test_last_batches_are_ever_smaller_so_that_all_workers_end_together() -> None:
+    *_, before, last = cut((new(number) for number in range(2 * 1024)), 64)
+
+    assert sizes([before, last]) == [[64] * 16, [64] * 13 + [48, 36, 27, 20, 16, 16, 16, 13]]
+    assert [image.uri for batch in last.batches for image in batch] == [f"{number:06}" for number in range(1024, 2048)]
+
+
+def test_few_images_are_shared_out_too() -> None:
+    assert sizes(list(cut((new(number) for number in range(100)), 64))) == [[25, 18, 16, 16, 16, 9]]
+    assert sizes(list(cut((new(number) for number in range(10)), 64))) == [[10]]
+
+
 def test_unchanged_images_are_only_counted() -> None:
     (chunk,) = cut([unchanged(1), unchanged(2), new(3)], 64)
 

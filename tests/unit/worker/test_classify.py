@@ -212,7 +212,22 @@ def test_progress_is_told_for_every_step(classifier: Classifier, batch: Batch) -
 
     run(classifier, batch, progress=progress)
 
-    assert len(progress) == 3 + 2  # Fetched or not, and what was fetched: predicted or not.
+    assert len(progress) == 3 + 2 + 2  # Fetched or not; what was fetched: decoded or not, and then its end.
+
+
+def test_each_of_many_images_has_its_own_end(classifier: Classifier, batch: Batch) -> None:
+    """Several are decoded at once, and with twins and broken ones among them none may take its neighbour's label."""
+    kinds = [make_png(colour=colour) for colour in ("red", "lime", "blue")] + [b"just text"]
+    for number in range(3 * classify_module._DECODED_AT_ONCE + 1):
+        batch.add(kinds[number * number % 7 % 4])
+
+    answers, failures = run(classifier, batch)
+
+    told = {answer.image_id: answer.labels[0][0] for answer in answers}
+    told |= {failure.image_id: failure.reason for failure in failures}
+    ends = ["red", "green", "blue", FailureReason.NOT_AN_IMAGE]
+    assert told == {number + 1: ends[number * number % 7 % 4] for number in range(len(batch.images))}
+    assert {answer.labels[0][0] for answer in answers if not answer.reused} == {"red", "green", "blue"}
 
 
 def test_error_of_progress_ends_the_batch(classifier: Classifier, batch: Batch) -> None:
