@@ -216,6 +216,13 @@ def _owner() -> str:
     return f"{worker_id()}/{os.getpid()}"
 
 
+@signals.worker_process_init.connect
+def _import_engine(**_: Any) -> None:
+    """What the first batch needs, while the worker still gets ready. Its parent needs none of it."""
+    import models.classifier
+    import models.engines.litert  # noqa: F401
+
+
 @signals.worker_ready.connect
 def _tell_ready(sender: Any, **_: Any) -> None:
     log.info("worker_ready", processes=sender.controller.concurrency, queue=QUEUE)

@@ -246,6 +246,16 @@ def test_altered_file_is_named_and_not_loaded(registry, file):
         load_engine(version)
 
 
+def test_other_engine_file_is_not_needed(registry):
+    version = publish(registry, engines={"float32.tflite": b"weights", "int8.tflite": b"small"})
+    (folder_of(version) / "int8.tflite").unlink()
+
+    with pytest.raises(ModelError, match="LiteRT cannot load"):  # So it came to loading.
+        load_engine(version)
+    with pytest.raises(ModelError, match=r"int8\.tflite"):
+        check_files(version)
+
+
 def test_missing_file_is_named(registry):
     version = publish(registry)
     (folder_of(version) / "float32.tflite").unlink()
