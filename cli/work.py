@@ -189,7 +189,8 @@ class _Speed:
 
     def __init__(self) -> None:
         self._begun: tuple[float, int] | None = None
-        self._changed_at, self._done = time.monotonic(), -1
+        self._made_at = time.monotonic()
+        self._changed_at, self._done = self._made_at, -1
         self.images_per_second = 0.0
 
     def seconds_left(self, state: "RunProgress") -> float:
@@ -203,6 +204,8 @@ class _Speed:
         if state.done != self._done:
             self._changed_at, self._done = now, state.done
         expected = max(self.seconds_left(state), now - self._changed_at)
+        # While the workers start, the speed says little: a run of a few images is over before that.
+        expected = min(expected, now - self._made_at)
         return min(_LOOK_SECONDS, max(_SHORTEST_LOOK_SECONDS, expected / 2))
 
     def describe(self, state: "RunProgress") -> tuple[str, float | None]:

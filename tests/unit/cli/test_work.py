@@ -37,6 +37,15 @@ NEARLY_DONE = RunProgress(
 )
 
 
+def test_looks_are_frequent_at_first_as_a_small_run_is_soon_over() -> None:
+    speed = _Speed()
+
+    first = speed.seconds_to_next_look(NEARLY_DONE)
+    time.sleep(0.1)
+
+    assert first < 0.05 <= speed.seconds_to_next_look(NEARLY_DONE) < 0.5
+
+
 def test_looks_are_frequent_only_while_the_end_comes() -> None:
     speed = _Speed()
     speed.images_per_second = 1000.0
