@@ -76,7 +76,7 @@ PEERS = (
         engine_file="model.keras",
     ),
     Peer(name="naive Celery", script="celery_naive.py", python=_OURS, package="celery", engine_file="model.keras"),
-    Peer(name="the same, int8", script="celery_naive.py", python=_OURS, package="celery", engine_file="int8.tflite"),
+    Peer(name="naive Celery int8", script="celery_naive.py", python=_OURS, package="celery", engine_file="int8.tflite"),
 )
 
 #: What one measurement gave, by name; and of each measurement the medians of its repeats.
@@ -213,12 +213,17 @@ def _write(options: argparse.Namespace, machine: Mapping[str, Any], repeats: Map
     what = f"{options.number:,} {'photographs' if options.folder else 'images made in code'}"
     facts = {"machine": machine, "images": what, "repeats": repeats, "medians": medians}
     document.save(options.output, "speed", facts)
-    (options.output / "speed.png").write_bytes(_picture(medians))
     often = "once" if options.repeats == 1 else f"medians of {options.repeats}"
     head = f"{what}, {often}. {document.describe(machine)}"
-    document.rewrite(options.document, "speed", [head, *_speed_tables(medians)])
-    if options.peers:
-        document.rewrite(options.document, "peers", [head, _peers_table(medians, machine["packages"])])
+    peers = [_peers_table(medians, machine["packages"])] if options.peers else []
+    if options.only and not options.document:  # A part is not to take the place of all.
+        print("\n\n".join([head, *_speed_tables(medians), *peers]))
+        return
+    (options.output / "speed.png").write_bytes(_picture(medians))
+    written = options.document or document.DOCUMENT
+    document.rewrite(written, "speed", [head, *_speed_tables(medians)])
+    if peers:
+        document.rewrite(written, "peers", [head, *peers])
 
 
 def _measurements(bench: Bench, peers: list[Peer]) -> Iterator[tuple[str, Callable[[], Figures]]]:
