@@ -396,7 +396,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="*", help="names of measurements, as the log has them")
     parser.add_argument("--models", type=Path, default=MODELS, help="a registry; made where it is not there")
     parser.add_argument("--output", type=Path, default=document.RESULTS)
-    parser.add_argument("--document", type=Path, default=document.DOCUMENT)
+    parser.add_argument(
+        "--document", type=Path, help="docs/performance.md; with --only none, and the tables are printed"
+    )
     return parser.parse_args()
 
 
