@@ -76,7 +76,7 @@ PEERS = (
         engine_file="model.keras",
     ),
     Peer(name="naive Celery", script="celery_naive.py", python=_OURS, package="celery", engine_file="model.keras"),
-    Peer(name="the same, int8", script="celery_naive.py", python=_OURS, package="celery", engine_file="int8.tflite"),
+    Peer(name="naive Celery int8", script="celery_naive.py", python=_OURS, package="celery", engine_file="int8.tflite"),
 )
 
 #: What one measurement gave, by name; and of each measurement the medians of its repeats.
