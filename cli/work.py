@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
-# To look at a run is to count its batches, and takes from the workers what cores there are.
+# To look at a run is to count its batches, which takes a core from the workers meanwhile.
 _LOOK_SECONDS, _SHORTEST_LOOK_SECONDS = 1.0, 0.02
 _DISPATCH_SECONDS = 2.0
 # Workers of others that take nothing for so long are most likely not there.
@@ -185,11 +186,16 @@ class Work:
 
 
 class _Speed:
-    """Images per second since this command began, and so the time that is left."""
+    """Images per second since this command began, and so the time that is left.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds that only grow; tests replace it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._begun: tuple[float, int] | None = None
-        self._made_at = time.monotonic()
+        self._made_at = clock()
         self._changed_at, self._done = self._made_at, -1
         self.images_per_second = 0.0
 
@@ -199,12 +205,12 @@ class _Speed:
         return left / self.images_per_second if self.images_per_second else math.inf
 
     def seconds_to_next_look(self, state: "RunProgress") -> float:
-        """Towards the end short ones, so that nobody waits for a look; longer again where the end does not come."""
-        now = time.monotonic()
+        """Few at first and towards the end, so that nobody waits for a look; more where the end does not come."""
+        now = self._clock()
         if state.done != self._done:
             self._changed_at, self._done = now, state.done
         expected = max(self.seconds_left(state), now - self._changed_at)
-        # While the workers start, the speed says little: a run of a few images is over before that.
+        # A run of a few images is over before there is a speed that says when.
         expected = min(expected, now - self._made_at)
         return min(_LOOK_SECONDS, max(_SHORTEST_LOOK_SECONDS, expected / 2))
 
@@ -212,8 +218,8 @@ class _Speed:
         """What to show, and the share that is done."""
         ended = state.classified + state.failed
         if self._begun is None:
-            self._begun = (time.monotonic(), ended)
-        elapsed = time.monotonic() - self._begun[0]
+            self._begun = (self._clock(), ended)
+        elapsed = self._clock() - self._begun[0]
         self.images_per_second = speed = (ended - self._begun[1]) / elapsed if elapsed > 0 else 0.0
         text = f"{state.done:,} of {state.listed:,}{'' if state.is_listed else '+'} images"
         if state.failed:

@@ -56,8 +56,8 @@ def check_active_version(registry: Registry, name: str, version: int, content_ha
 def _check_files(role: str, version: ModelVersion) -> Finding:
     files = f"{role} {version}: {len(version.files)} files as published"
     try:
+        check_files(version)
         if version.engine_file.endswith(".keras"):  # TensorFlow takes longer to load than anybody waits for a check.
-            check_files(version)
             return ok("model", f"{files}; {version.engine_file} was not loaded")
         load_engine(version)
     except (ModelError, TransientError) as error:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -291,9 +291,9 @@ def read_version(storage: Storage, name: str, number: int, content: bytes) -> Mo
 
 
 def load_engine(version: ModelVersion, file: str | None = None) -> Engine:
-    """Check the files of a version, then load an engine from the very bytes that were checked.
+    """Check what a version holds beside its engines, then load one of these from the very bytes that were checked.
 
-    Not its other engine files: they give no answers here, and a worker need not fetch 40 MB for an engine of 5.
+    The other engines are not read: they give no answers here, and a worker need not fetch 40 MB for an engine of 5.
 
     Args:
         file: which of its engine files; None for the one that it names.
@@ -303,39 +303,25 @@ def load_engine(version: ModelVersion, file: str | None = None) -> Engine:
         TransientError: the storage falters.
     """
     file = file or version.engine_file
-    engines = _check_engine_file(version, file)
+    engines = check_facts(version)
+    if file not in engines:
+        raise ModelError(f"model {version} has no engine file {file!r}; it has {', '.join(sorted(engines))}.")
     _check_files(version, version.files.keys() - engines)
     return open_engine(file, version.read(file), version.preprocessing)
 
 
-def check_files(version: ModelVersion, file: str | None = None) -> bytes:
+def check_files(version: ModelVersion) -> None:
     """Check that every file of a version is what was published.
 
-    Args:
-        file: an engine file; None for the one that the version names.
-
-    Returns:
-        The content of that file.
-
     Raises:
-        ModelError: a file is missing or differs, or there is no such engine file.
+        ModelError: a file is missing or differs.
         TransientError: the storage falters.
     """
-    file = file or version.engine_file
-    _check_engine_file(version, file)
-    _check_files(version, version.files.keys() - {file})
-    return version.read(file)
+    check_facts(version)
+    _check_files(version, version.files)
 
 
-def _check_engine_file(version: ModelVersion, file: str) -> Collection[str]:
-    """The names of all engine files, of which this is one."""
-    engines = check_facts(version)
-    if file not in engines:
-        raise ModelError(f"model {version} has no engine file {file!r}; it has {', '.join(sorted(engines))}.")
-    return engines
-
-
-def _check_files(version: ModelVersion, files: Collection[str]) -> None:
+def _check_files(version: ModelVersion, files: Iterable[str]) -> None:
     for file in sorted(files):
         version.read(file)  # And drop it: an engine is some megabytes.
 

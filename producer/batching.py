@@ -9,15 +9,15 @@ from producer.changes import Change, Kind
 from results.listing import Chunk, ListedImage, RowsChange
 from results.tables import Priority
 
-# A chunk is one transaction. It ends with this many full batches; or with so many entries, of which most were
+# A chunk is one transaction. It ends with this many batches' images; or with so many entries, of which most were
 # unchanged; or, where the source is slow, after so long: whoever waits for the first answers waits no longer.
 _BATCHES_PER_CHUNK = 16
 _ENTRIES_PER_CHUNK = 50_000
 _SECONDS_PER_CHUNK = 2.0
 
-# The last images of a listing go into batches of this share of what is left, but of no fewer than so many: each batch
-# has its price, about that of two images.
-_SHARES, _FEWEST_PER_BATCH = 4, 16
+# At the end of a listing each batch gets one of so many parts of the images that are left, but no fewer than so many:
+# a batch has its price, about that of two images. How many workers there are, nobody knows here.
+_PARTS, _FEWEST_PER_BATCH = 4, 16
 
 _PRIORITIES = {Kind.NEW: Priority.NEW, Kind.CHANGED: Priority.CHANGED}
 
@@ -101,7 +101,7 @@ def _ever_smaller(images: list[ListedImage], images_per_batch: int) -> Iterator[
     """
     start = 0
     while left := len(images) - start:
-        size = min(left, images_per_batch, max(left // _SHARES, _FEWEST_PER_BATCH))
+        size = min(left, images_per_batch, max(left // _PARTS, _FEWEST_PER_BATCH))
         yield images[start : start + size]
         start += size
 

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from base.errors import FailureReason
 from base.fingerprints import UNKNOWN
 from base.stages import Stage
-from results.many_rows import ManyRows
+from results.many_rows import Given, ManyRows
 from results.runs import NOT_DONE, OPEN
 from results.session import Database
 from results.tables import (
@@ -456,10 +456,27 @@ def _isolate(connection: sa.Connection, db: Database, row: sa.Row[Any]) -> None:
     )
 
 
-Given = Mapping[str, sa.ColumnElement[Any]]
+def _types(table: sa.Table, *names: str) -> dict[str, sa.types.TypeEngine[Any]]:
+    return {name: table.c[name].type for name in names}
+
+
+def _in_order(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """By image, so that two transactions that meet lock the rows in the same order.
+
+    Where PostgreSQL chooses another, it breaks the deadlock, and the transaction is done again.
+    """
+    return sorted(rows, key=itemgetter(0))
+
+
+_ANSWER = _types(
+    predictions,
+    *("image_id", "fingerprint", "rank", "label", "confidence", "content_hash", "run_id", "classified_at"),
+    *("needs_review", "model_version_id"),
+)
 
 
 def _answer_rows(held: Claim, answers: Sequence[Answer], now: float) -> list[tuple[Any, ...]]:
+    """For each label the values of `_ANSWER`, in its order."""
     rows = [
         (
             answer.image_id,
@@ -479,22 +496,8 @@ def _answer_rows(held: Claim, answers: Sequence[Answer], now: float) -> list[tup
     return _in_order(rows)
 
 
-def _in_order(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """By image, so that two transactions that meet lock the rows in the same order."""
-    return sorted(rows, key=itemgetter(0))
-
-
-_ANSWER = {
-    name: predictions.c[name].type
-    for name in (
-        *("image_id", "fingerprint", "rank", "label", "confidence", "content_hash", "run_id", "classified_at"),
-        *("needs_review", "model_version_id"),
-    )
-}
-
-
-def _insert_predictions(backend: str, given: Given) -> sa.Insert:
-    insert = (sqlite if backend == "sqlite" else postgresql).insert(predictions)
+def _insert_predictions(dialect: str, given: Given) -> sa.Insert:
+    insert = (sqlite if dialect == "sqlite" else postgresql).insert(predictions)
     key = [column.name for column in predictions.primary_key]
     changed = {name: insert.excluded[name] for name in given if name not in key}
     # Without a condition SQLite takes what follows the SELECT for a part of it (sqlite.org/lang_upsert.html, 2.2).
@@ -569,18 +572,16 @@ def _update_items(_: str, given: Given) -> sa.Update:
     waiting = [items.c[name] == given[name] for name in key]
     return (
         items.update()
+        # A literal, as all that is bound belongs to a row.
         .where(*waiting, items.c.status == sa.literal_column(f"'{ItemStatus.PENDING}'"))
         .values({name: value for name, value in given.items() if name not in key})
     )
 
 
 _ITEMS = ManyRows(
-    {
-        name: items.c[name].type
-        for name in (
-            *("image_id", "fingerprint", "status", "reused", "reason", "message", "run_id", "attempts", "finished_at"),
-        )
-    },
+    _types(
+        items, "image_id", "fingerprint", "status", "reused", "reason", "message", "run_id", "attempts", "finished_at"
+    ),
     _update_items,
 )
 
@@ -595,12 +596,12 @@ def _note_bytes(connection: sa.Connection, answers: Sequence[Answer], failures: 
 
 
 def _update_images(_: str, given: Given) -> sa.Update:
-    is_told = sa.or_(images.c.fingerprint.is_(None), given["is_known"])
-    return images.update().where(images.c.id == given["image_id"], is_told).values(fingerprint=given["fingerprint"])
+    is_news = sa.or_(images.c.fingerprint.is_(None), given["is_seen"])
+    return images.update().where(images.c.id == given["image_id"], is_news).values(fingerprint=given["fingerprint"])
 
 
 _BYTES = ManyRows(
-    {"image_id": images.c.id.type, "fingerprint": images.c.fingerprint.type, "is_known": sa.Boolean()}, _update_images
+    {"image_id": images.c.id.type, "fingerprint": images.c.fingerprint.type, "is_seen": sa.Boolean()}, _update_images
 )
 
 

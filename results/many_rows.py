@@ -12,9 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-Types = Mapping[str, sa.types.TypeEngine[Any]]
-#: A dialect's name, and the values of a row as SQL expressions, to the statement.
-Write = Callable[[str, Mapping[str, sa.ColumnElement[Any]]], sa.Insert | sa.Update]
+#: The values of a row as SQL expressions, by name.
+Given = Mapping[str, sa.ColumnElement[Any]]
 
 
 class ManyRows:
@@ -22,10 +21,13 @@ class ManyRows:
 
     Args:
         types: those of a row's values, by name and in their order.
-        write: puts the statement together; an INSERT is one from a SELECT.
+        write: puts the statement together, for the dialect of that name; an INSERT is one from a SELECT, and nothing
+            is bound but the row's values.
     """
 
-    def __init__(self, types: Types, write: Write) -> None:
+    def __init__(
+        self, types: Mapping[str, sa.types.TypeEngine[Any]], write: Callable[[str, Given], sa.Insert | sa.Update]
+    ) -> None:
         self._types = types
         self._write = write
         # To put a statement together takes longer than to execute it.
@@ -33,7 +35,11 @@ class ManyRows:
         self._for_postgresql = functools.cache(self._make_for_postgresql)
 
     def execute(self, connection: sa.Connection, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Execute it where there are rows, and tell how many it wrote."""
+        """Execute it where there are rows, and tell how many it wrote.
+
+        Args:
+            rows: values as the drivers take them, so no members of an enum; in the order of the types.
+        """
         if not rows:
             return 0
         if connection.dialect.name == "sqlite":

@@ -30,9 +30,9 @@ _BYTES_HELD = 32 * 2**20
 _FETCHERS = 8
 _IMAGES_AHEAD = 16
 _IMAGES_PER_GROUP = 16
-# So many are decoded before the first of them is classified. What either needs stays in the core's caches meanwhile:
-# over 640 photographs 8 were 2 to 3 % faster than 1, and 64 were not faster than 8.
-_DECODED_AT_ONCE = 8
+# So many are decoded, one after the other, before the first is classified: what either needs stays in the caches then.
+# Over 640 photographs 8 were 2 to 3 % faster than 1, and 64 were not faster than 8.
+_DECODED_IN_A_ROW = 8
 # How often we tell that we still wait for a bucket, which is no image's fault and ends by itself.
 _WAITING_SECONDS = 1.0
 
@@ -78,9 +78,9 @@ def classify(
             # From a time when fewer labels were kept.
             if len(labels) >= most
         }
-        for first in range(0, len(group), _DECODED_AT_ONCE):
-            some = group[first : first + _DECODED_AT_ONCE]
-            for end in _classify_some(classifier, some, labels_of, top_k=top_k, on_progress=on_progress):
+        for first in range(0, len(group), _DECODED_IN_A_ROW):
+            row = group[first : first + _DECODED_IN_A_ROW]
+            for end in _classify_row(classifier, row, labels_of, top_k=top_k, on_progress=on_progress):
                 if isinstance(end, Answer):
                     answers.append(end)
                 else:
@@ -89,26 +89,26 @@ def classify(
     return answers, failures
 
 
-def _classify_some(
+def _classify_row(
     classifier: "Classifier",
-    some: Sequence[tuple[ClaimedImage, Fetched]],
+    row: Sequence[tuple[ClaimedImage, Fetched]],
     labels_of: dict[bytes, Labels],
     *,
     top_k: int,
     on_progress: Callable[[], object],
 ) -> Iterator[Answer | Failure]:
-    """The end of each image; to the labels that are known by content hash, those found are added."""
-    decoded: dict[bytes, np.ndarray | Exception] = {}
-    for _, fetched in some:
+    """The end of each image; labels that are found are added to those known by content hash."""
+    decoded: dict[bytes, np.ndarray | ImageError] = {}
+    for _, fetched in row:
         if fetched.content_hash not in labels_of and fetched.content_hash not in decoded:
             decoded[fetched.content_hash] = _attempt(classifier.decode, fetched.encoded)
             on_progress()
-    for image, fetched in some:
+    for image, fetched in row:
         reused = fetched.content_hash in labels_of
         if not reused:
             pixels = decoded[fetched.content_hash]
-            found = pixels if isinstance(pixels, Exception) else _attempt(classifier.label, pixels, top_k)
-            if isinstance(found, Exception):
+            found = pixels if isinstance(pixels, ImageError) else _attempt(classifier.label, pixels, top_k)
+            if isinstance(found, ImageError):
                 yield _failure(image, found, fetched)
                 on_progress()
                 continue
@@ -125,14 +125,14 @@ def _classify_some(
         on_progress()
 
 
-def _attempt(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | Exception:
-    """What it returns or raises, as one image never fails its batch."""
+def _attempt(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | ImageError:
+    """What it returns, or why this image has no answer: one image never fails its batch."""
     try:
         return step(*args, **kwargs)
     except (SetupError, TransientError):  # Which are no image's.
         raise
     except Exception as error:  # noqa: BLE001
-        return error
+        return _explain(error)
 
 
 def _fetch_all(
@@ -149,7 +149,7 @@ def _fetch_all(
         try:
             fetched = get()
         except (ImageError, MemoryError) as error:
-            failures.append(_failure(image, error))
+            failures.append(_failure(image, _explain(error)))
         else:
             group.append((image, fetched))
             held += len(fetched.encoded)
@@ -202,15 +202,19 @@ def _wait_for(
     return image, job.result
 
 
-def _failure(image: ClaimedImage, error: Exception, fetched: Fetched | None = None) -> Failure:
-    reason, message = FailureReason.UNREADABLE, f"{type(error).__name__}: {error}"[:300]
-    if isinstance(error, ImageError):
-        reason, message = error.reason, str(error)
-    elif isinstance(error, MemoryError):
-        reason, message = FailureReason.TOO_LARGE, "needs more memory than TAGMILL_MEMORY_BYTES allows"
+def _failure(image: ClaimedImage, error: ImageError, fetched: Fetched | None = None) -> Failure:
     return Failure(
         image_id=image.image_id,
         fingerprint=fetched.fingerprint if fetched else image.fingerprint,
-        reason=reason,
-        message=message,
+        reason=error.reason,
+        message=str(error),
     )
+
+
+def _explain(error: Exception) -> ImageError:
+    """A new error: the old one's traceback holds what was decoded when it came, which may be hundreds of megabytes."""
+    if isinstance(error, ImageError):
+        return ImageError(error.reason, str(error))
+    if isinstance(error, MemoryError):
+        return ImageError(FailureReason.TOO_LARGE, "needs more memory than TAGMILL_MEMORY_BYTES allows")
+    return ImageError(FailureReason.UNREADABLE, f"{type(error).__name__}: {error}"[:300])

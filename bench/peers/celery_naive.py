@@ -1,6 +1,6 @@
 """Celery as it is first written: a message for each image, a row and a commit for each message.
 
-It holds the Keras model as the other peers do, or a .tflite file in LiteRT as our workers do; it has an embedded
+It holds the Keras model as the other peers do, or the int8 file in LiteRT as our workers do; it has an embedded
 Valkey, and a worker process for each core.
 """
 

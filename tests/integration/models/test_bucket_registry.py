@@ -82,7 +82,7 @@ def test_published_version_is_found_elsewhere(registry: Registry, elsewhere: Reg
         FIELDS["metrics"],
         FIELDS["engine_file"],
     )
-    assert check_files(found) == b"weights"
+    check_files(found)
     assert [str(one) for one in elsewhere.versions()] == ["small_cnn:1"]
     with pytest.raises(ModelError, match=r"no version '2' of 'small_cnn' in s3://bucket-\w+/a/models; known: 1"):
         elsewhere.find("small_cnn:2")
@@ -124,7 +124,7 @@ def test_fetched_files_are_fetched_once(registry: Registry, elsewhere: Registry,
     check_files(version)
     obstore.delete(bucket, [key for key in keys(bucket) if not key.endswith("version.json")])
 
-    assert check_files(elsewhere.find("small_cnn")) == b"weights"
+    check_files(elsewhere.find("small_cnn"))
     assert cached(elsewhere) == sorted([*CONTENTS, card])
 
 
@@ -167,7 +167,7 @@ def test_damaged_cache_is_mended(registry: Registry, elsewhere: Registry, harm: 
     before = cached(elsewhere)
     harm(elsewhere.workspace / version.files["float32.tflite"])
 
-    assert check_files(version) == b"weights"
+    check_files(version)
     assert cached(elsewhere) == before
 
 
@@ -175,7 +175,7 @@ def test_cache_that_cannot_be_written_costs_only_time(registry: Registry, addres
     registry.publish("small_cnn", **FIELDS)
     (tmp_path / "file").write_text("in the way")
 
-    assert check_files(registry_at(address, tmp_path / "file" / "cache").find("small_cnn")) == b"weights"
+    check_files(registry_at(address, tmp_path / "file" / "cache").find("small_cnn"))
 
 
 def test_version_of_another_process_reads_its_files(registry: Registry) -> None:
@@ -401,5 +401,6 @@ def test_export_is_a_version_of_another_registry(registry: Registry, elsewhere: 
     written = export_version(elsewhere.find("small_cnn"), tmp_path / "models" / "small_cnn" / "1")
 
     found = Registry(tmp_path / "models").find("small_cnn")
-    assert (found.content_hash, check_files(found)) == (registry.find("small_cnn").content_hash, b"weights")
+    check_files(found)
+    assert found.content_hash == registry.find("small_cnn").content_hash
     assert written == len(found.files) + 1 == len(os.listdir(tmp_path / "models" / "small_cnn" / "1"))

@@ -1,7 +1,5 @@
 """How a command waits for its run."""
 
-import time
-
 from cli.work import _Speed
 from results.queries import RunProgress
 from results.tables import RunStatus
@@ -37,20 +35,33 @@ NEARLY_DONE = RunProgress(
 )
 
 
+class Clock:
+    """Stands where it is put."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def test_looks_are_frequent_at_first_as_a_small_run_is_soon_over() -> None:
-    speed = _Speed()
+    clock = Clock()
+    speed = _Speed(clock)
 
-    first = speed.seconds_to_next_look(NEARLY_DONE)
-    time.sleep(0.1)
+    looks = []
+    for clock.now in (0.0, 0.5, 60.0):
+        looks.append(speed.seconds_to_next_look(NEARLY_DONE))
 
-    assert first < 0.05 <= speed.seconds_to_next_look(NEARLY_DONE) < 0.5
+    assert looks == [0.02, 0.25, 1.0]
 
 
 def test_looks_are_frequent_only_while_the_end_comes() -> None:
-    speed = _Speed()
+    clock = Clock()
+    speed = _Speed(clock)
     speed.images_per_second = 1000.0
 
-    first = speed.seconds_to_next_look(NEARLY_DONE)
-    time.sleep(0.1)
+    looks = []
+    for clock.now in (60.0, 60.5, 120.0):
+        looks.append(speed.seconds_to_next_look(NEARLY_DONE))
 
-    assert first < 0.05 <= speed.seconds_to_next_look(NEARLY_DONE)
+    assert looks == [0.02, 0.25, 1.0]

@@ -1,5 +1,6 @@
 """The images of a batch → answers and failures, with a fake engine."""
 
+import weakref
 from collections.abc import Collection
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from worker import classify as classify_module
 from worker.classify import classify
 
 MAX_BYTES = 2**20
+PREPROCESSING = Preprocessing(size=32, crop=1.0, mean=0.0, scale=1.0)
+LIMITS = DecodingLimits(max_bytes=MAX_BYTES, max_pixels=10**6)
 
 
 class CountingEngine(FakeEngine):
@@ -50,9 +53,7 @@ def engine() -> CountingEngine:
 
 @pytest.fixture
 def classifier(engine: CountingEngine) -> Classifier:
-    version = fake_version(Preprocessing(size=32, crop=1.0, mean=0.0, scale=1.0))
-    limits = DecodingLimits(max_bytes=MAX_BYTES, max_pixels=10**6)
-    return Classifier(version, limits=limits, engine=engine)
+    return Classifier(fake_version(PREPROCESSING), limits=LIMITS, engine=engine)
 
 
 class Batch:
@@ -216,18 +217,37 @@ def test_progress_is_told_for_every_step(classifier: Classifier, batch: Batch) -
 
 
 def test_each_of_many_images_has_its_own_end(classifier: Classifier, batch: Batch) -> None:
-    """Several are decoded at once, and with twins and broken ones among them none may take its neighbour's label."""
+    """Several are decoded in a row, and with twins and broken ones among them none may take its neighbour's label."""
     kinds = [make_png(colour=colour) for colour in ("red", "lime", "blue")] + [b"just text"]
-    for number in range(3 * classify_module._DECODED_AT_ONCE + 1):
-        batch.add(kinds[number * number % 7 % 4])
+    for number in range(3 * classify_module._DECODED_IN_A_ROW + 1):
+        batch.add(kinds[number * number % 13 % 4])
 
     answers, failures = run(classifier, batch)
 
     told = {answer.image_id: answer.labels[0][0] for answer in answers}
     told |= {failure.image_id: failure.reason for failure in failures}
     ends = ["red", "green", "blue", FailureReason.NOT_AN_IMAGE]
-    assert told == {number + 1: ends[number * number % 7 % 4] for number in range(len(batch.images))}
+    assert told == {number + 1: ends[number * number % 13 % 4] for number in range(len(batch.images))}
     assert {answer.labels[0][0] for answer in answers if not answer.reused} == {"red", "green", "blue"}
+
+
+def test_memory_of_failed_image_is_free_for_the_next(batch: Batch) -> None:
+    halves: list[weakref.ref[np.ndarray]] = []
+    held: list[bool] = []
+
+    class Hungry(Classifier):
+        def decode(self, encoded: bytes) -> np.ndarray:
+            held.append(any(half() is not None for half in halves))
+            half_decoded = np.zeros((8, 8))
+            halves.append(weakref.ref(half_decoded))
+            raise MemoryError
+
+    for colour in ("red", "lime", "blue"):
+        batch.add(make_png(colour=colour))
+
+    run(Hungry(fake_version(PREPROCESSING), limits=LIMITS, engine=FakeEngine()), batch)
+
+    assert held == [False, False, False]
 
 
 def test_error_of_progress_ends_the_batch(classifier: Classifier, batch: Batch) -> None:
