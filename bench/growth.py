@@ -26,6 +26,7 @@ from bench.pictures import draw_curves
 from bench.speed import MODELS, Figures, medians_of
 from bench.versions import mean_colour_version, pretrained_versions
 from models.registry import ModelVersion, Registry
+from tests.arguments import whole_number
 from worker.local import cores
 
 _IMAGES = (1000, 10_000, 100_000)
@@ -44,7 +45,7 @@ def main(options: argparse.Namespace) -> None:
     pretrained, _ = pretrained_versions(registry)
     with tempfile.TemporaryDirectory(prefix="tagmill-bench-") as folder:
         scratch = Path(folder)
-        found, unchanged = _runs(scratch, mean_colour_version(registry), sorted(options.images), options.repeats)
+        found, unchanged = _runs(scratch, mean_colour_version(registry), sorted(set(options.images)), options.repeats)
         scaling = _scaling(scratch, pretrained, options.photographs, options.repeats) if options.photographs else {}
     document.save(
         options.output,
@@ -217,9 +218,11 @@ def _picture(found: Mapping[int, Figures]) -> bytes:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure how cost grows with the number of images.")
-    parser.add_argument("images", nargs="*", type=int, default=_IMAGES)
-    parser.add_argument("--photographs", type=int, default=_PHOTOGRAPHS, help="for one process against two; 0 for none")
-    parser.add_argument("--repeats", type=int, default=3, help="of all but the largest")
+    parser.add_argument("images", nargs="*", type=whole_number(1), default=_IMAGES)
+    parser.add_argument(
+        "--photographs", type=whole_number(0), default=_PHOTOGRAPHS, help="for one process against two; 0 for none"
+    )
+    parser.add_argument("--repeats", type=whole_number(1), default=3, help="of all but the largest")
     parser.add_argument("--models", type=Path, default=MODELS, help="a registry; made where it is not there")
     parser.add_argument("--output", type=Path, default=document.RESULTS)
     parser.add_argument("--document", type=Path, default=document.DOCUMENT)

@@ -38,6 +38,7 @@ from broker.processes import process_variables, worker_command
 from demo import PHOTOGRAPHS, foolbox_photographs
 from models.registry import ModelVersion, Registry
 from results.schema import make_database
+from tests.arguments import whole_number
 from tests.servers import postgres_server
 from worker.identity import worker_environment
 from worker.local import cores
@@ -48,7 +49,8 @@ _DATABASES = ("sqlite", "postgresql")
 _WAITING = "waiting"
 _STEPS = ("claim", "classify", "find_twins", "extend", "finish", _WAITING)
 
-Step = tuple[int, str, float, float, float]  # Process, what it did, when it began and ended, what a core did of that.
+# Process, what it did, when it began and ended, what a core did of that, and how many images that ended.
+Step = tuple[int, str, float, float, float, int]
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,9 @@ def _read_steps(folder: Path) -> list[Step]:
 
 def _sum_up(pairs: list[dict[str, list[Step]]], images_per_batch: int) -> dict[str, Any]:
     """The medians of all repeats."""
-    found = {way: [_rate(pair[way], images_per_batch) for pair in pairs] for way in ("ledger", "plain")}
+    found = {way: [_rate(pair[way]) for pair in pairs] for way in ("ledger", "plain")}
     ratios = [ledger / plain for ledger, plain in zip(found["ledger"], found["plain"], strict=True)]
-    spent = {way: [_spent(pair[way]) for pair in pairs] for way in found}
+    spent = {way: [_spent(pair[way], images_per_batch) for pair in pairs] for way in found}
     return {
         "ledger_images_per_second": median(found["ledger"]),
         "plain_images_per_second": median(found["plain"]),
@@ -180,23 +182,25 @@ def _sum_up(pairs: list[dict[str, list[Step]]], images_per_batch: int) -> dict[s
     }
 
 
-def _rate(steps: list[Step], images_per_batch: int) -> float:
+def _rate(steps: list[Step]) -> float:
     """Images per second: the sum of what each process did."""
-    windows = _windows(steps)
-    return sum(batches * images_per_batch / (ended - began) for began, ended, batches in windows.values())
+    return sum(images / (ended - began) for began, ended, images in _windows(steps).values())
 
 
 def _medians(spent: list[dict[str, list[float]]], which: int) -> dict[str, float]:
     return {step: 1000 * median(one[step][which] for one in spent) for step in _STEPS}
 
 
-def _spent(steps: list[Step]) -> dict[str, list[float]]:
-    """Seconds of a batch in each step, and those that a core worked; the rest of them is waiting for a message."""
+def _spent(steps: list[Step], images_per_batch: int) -> dict[str, list[float]]:
+    """Seconds of a batch in each step, and those that a core worked; the rest of them is waiting for a message.
+
+    A batch is as many images as a full one has: the last ones of a listing are smaller, and are more.
+    """
     windows = _windows(steps)
-    batches = sum(number for _, _, number in windows.values())
+    batches = sum(images for _, _, images in windows.values()) / images_per_batch
     spent = {step: [0.0, 0.0] for step in _STEPS}
     spent[_WAITING][0] = sum(ended - began for began, ended, _ in windows.values()) / batches
-    for process, step, began, ended, worked in steps:
+    for process, step, began, ended, worked, _ in steps:
         if process in windows and windows[process][0] <= began < windows[process][1]:
             spent[step][0] += (ended - began) / batches
             spent[step][1] += worked / batches
@@ -206,12 +210,16 @@ def _spent(steps: list[Step]) -> dict[str, list[float]]:
 
 
 def _windows(steps: list[Step]) -> dict[int, tuple[float, float, int]]:
-    """Of each process: the end of its first batch, that of its last, and how many there were after the first."""
-    finished: dict[int, list[float]] = defaultdict(list)
-    for process, step, _, ended, _ in steps:
+    """Of each process: the end of its first batch, that of its last, and how many images it had after the first."""
+    finished: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    for process, step, _, ended, _, images in steps:
         if step == "finish":
-            finished[process].append(ended)
-    return {process: (min(ends), max(ends), len(ends) - 1) for process, ends in finished.items() if len(ends) > 1}
+            finished[process].append((ended, images))
+    return {
+        process: (min(ends)[0], max(ends)[0], sum(images for _, images in sorted(ends)[1:]))
+        for process, ends in finished.items()
+        if len(ends) > 1
+    }
 
 
 def _tables(figures: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -245,14 +253,16 @@ def _tables(figures: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measure what the ledger costs.")
-    parser.add_argument("--batches", type=int, default=_BATCHES)
-    parser.add_argument("--images-per-batch", type=int, default=Settings().images_per_batch)
-    parser.add_argument("--repeats", type=int, default=_REPEATS)
+    parser.add_argument("--batches", type=whole_number(1), default=_BATCHES)
+    parser.add_argument("--images-per-batch", type=whole_number(1), default=Settings().images_per_batch)
+    parser.add_argument("--repeats", type=whole_number(1), default=_REPEATS)
     parser.add_argument("--engines", nargs="+", choices=_ENGINES, default=_ENGINES)
     parser.add_argument("--databases", nargs="+", choices=_DATABASES, default=_DATABASES)
-    parser.add_argument("--processes", type=int, default=cores())
+    parser.add_argument("--processes", type=whole_number(1), default=cores())
     parser.add_argument("--models", type=Path, default=MODELS, help="a registry; made where it is not there")
     parser.add_argument("--output", type=Path, default=document.RESULTS)
     wanted = parser.parse_args()
+    if wanted.batches < 2 * wanted.processes:  # The first batch of each process does not count.
+        parser.error(f"--batches {wanted.batches} is too few for --processes {wanted.processes}: each needs two")
     load = Load(wanted.batches, wanted.images_per_batch, wanted.processes)
     main(load, wanted.models, wanted.repeats, wanted.engines, wanted.databases, wanted.output)

@@ -26,6 +26,7 @@ import redis
 
 from broker.app import QUEUE
 from broker.embedded import embedded_broker
+from tests.arguments import whole_number
 
 _SIZES = (10_000, 100_000, 1_000_000)
 _FILES = 100_000
@@ -187,7 +188,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Measure listings.")
-    parser.add_argument("keys", nargs="*", type=int, default=_SIZES)
+    parser.add_argument("keys", nargs="*", type=whole_number(1), default=_SIZES)
     parser.add_argument("--output", type=Path, default=_RESULTS)
     wanted = parser.parse_args()
     main(list(wanted.keys), wanted.output)

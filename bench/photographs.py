@@ -30,6 +30,8 @@ def fill(folder: Path, contents: Sequence[bytes], number: int) -> Path:
 
 def read_photographs(folder: Path) -> list[bytes]:
     """The JPEG files of a folder."""
+    if not folder.is_dir():
+        raise SystemExit(f"bench: no folder {str(folder)!r}; name another with DIR=")
     contents = [path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".jpeg")]
     if not contents:
         raise SystemExit(f"bench: {folder} holds no .jpg or .jpeg file; name another folder with DIR=")

@@ -61,7 +61,7 @@ def main(folder: Path, model: str, share: int, shares: int) -> None:
             for answer in answers
             for rank, (label, confidence) in enumerate(answer.labels, start=1)
         ]
-        with steps.step("finish"):
+        with steps.step("finish", len(batch)):
             database.write(lambda connection, rows=rows: connection.execute(_ANSWERS.insert(), rows))  # type: ignore[misc]
 
 

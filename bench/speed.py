@@ -31,6 +31,7 @@ from bench.stages import ceiling, decoding_speed, engine_speed
 from bench.versions import pretrained_versions
 from bench.watched import watch
 from models.registry import ModelVersion, Registry
+from tests.arguments import whole_number
 from tests.conftest import new_database
 from tests.servers import postgres_server
 from worker.local import cores
@@ -198,6 +199,9 @@ def main(options: argparse.Namespace) -> None:
             postgres=stack.enter_context(postgres_server(durable=True)) if wants_postgres else None,
         )
         measurements = dict(_measurements(bench, peers))
+        if unknown := set(options.only or ()) - {*measurements, MEMORY}:
+            there = ", ".join(map(repr, [*measurements, MEMORY]))
+            raise SystemExit(f"bench: nothing is named {', '.join(map(repr, sorted(unknown)))}; there are {there}")
         wanted = [name for name in measurements if not options.only or name in options.only]
         repeats = _measure({name: measurements[name] for name in wanted}, options.repeats)
         if not options.only or MEMORY in options.only:
@@ -205,6 +209,8 @@ def main(options: argparse.Namespace) -> None:
             shutil.rmtree(bench.photographs)
             folder = fill(scratch / MEMORY, contents, number)
             repeats |= _measure({MEMORY: partial(bench.memory, folder, number)}, 1)
+    if not repeats:
+        raise SystemExit("bench: nothing was measured, and nothing is written; mend what it says above")
     _write(options, machine, repeats)
 
 
@@ -390,8 +396,8 @@ def _picture(medians: Medians) -> bytes:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure how fast images are classified.")
     parser.add_argument("folder", nargs="?", type=Path, help="with .jpg files; without it images are made in code")
-    parser.add_argument("--number", type=int, default=3000, help="of images, copies of those in the folder")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--number", type=whole_number(1), default=3000, help="of images, copies of those in the folder")
+    parser.add_argument("--repeats", type=whole_number(1), default=3)
     parser.add_argument("--peers", action="store_true", help="measure what others use, too")
     parser.add_argument("--only", nargs="*", help="names of measurements, as the log has them")
     parser.add_argument("--models", type=Path, default=MODELS, help="a registry; made where it is not there")

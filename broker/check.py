@@ -55,7 +55,10 @@ def _asking(app: Celery, transport_options: dict[str, Any] | None = None) -> Ite
     """A connection to a broker that answers, and its address with the password hidden; errors as for `check_broker`."""
     try:
         # Its own way of hiding the password leaves what stands in the place of a name, which may be the password.
-        address = re.sub(r"//.*@", "//:**@", app.connection_for_write().as_uri())
+        unopened = app.connection_for_write()
+        if unopened.transport.driver_type != "redis":  # What has no :// is taken for the name of another broker's host.
+            raise ValueError("another broker")
+        address = re.sub(r"//.*@", "//:**@", unopened.as_uri())
     except (KeyError, ValueError, TypeError, ImportError) as error:
         # The address is not quoted: what is wrong with it may be a password in the wrong place.
         raise BrokerError(

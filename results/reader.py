@@ -152,6 +152,8 @@ def _postgresql_rows(address: str, statement: str) -> Iterator[Rows]:
                 first = next(stream, None)
                 yield Rows(_columns(cursor, statement), _with_first(first, stream))
         except psycopg.Error as error:
+            if error.sqlstate is None and not connection.broken:  # The driver's own words, of what has no rows.
+                raise SetupError(f"not a query: {statement!r}. Write a SELECT from {', '.join(VIEWS)}.") from error
             message = str(error).strip().partition("\n")[0]
             raise SetupError(f"{message}. 'tagmill sql' takes one SELECT from {', '.join(VIEWS)}.") from error
 

@@ -154,7 +154,8 @@ def parse_database_url(address: str, setting: str) -> sa.URL:
         url, backend = sa.URL.create("none"), ""
     if backend == "sqlite" and url.database and url.database != ":memory:":
         return url.set(database=str(Path(url.database).expanduser().absolute()))
-    if backend in ("postgresql", "postgres"):
+    # An @ behind the first one, or behind a slash, is one of a password that was not escaped, whose rest we would tell.
+    if backend in ("postgresql", "postgres") and "@" not in f"{url.host}{url.database}":
         return url.set(drivername="postgresql+psycopg")
     # The address is not quoted: what is wrong with it may be a password in the wrong place.
     raise DatabaseError(

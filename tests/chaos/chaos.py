@@ -19,6 +19,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.arguments import some_seconds, whole_number
 from tests.chaos.faults import Fault, faults, hits, inflict
 from tests.chaos.oracle import Oracle
 from tests.chaos.recovery import recovery
@@ -161,11 +162,15 @@ def show(report: Report) -> None:
 def main() -> None:
     """Do it on each database; exits with 1 where anything is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.partition("\n")[0])
-    parser.add_argument("--faults", type=int, metavar="N", help="how many; as many as fit into --seconds without it")
-    parser.add_argument("--seconds", type=float, metavar="S", help="how long; 60 without --faults")
+    parser.add_argument(
+        "--faults", type=whole_number(1), metavar="N", help="how many; as many as fit into --seconds without it"
+    )
+    parser.add_argument("--seconds", type=some_seconds, metavar="S", help="how long; 60 without --faults")
     parser.add_argument("--seed", type=int, default=0, help="another one does other faults to other images")
     parser.add_argument("--database", choices=DATABASES, help="both, one after the other, without it")
-    parser.add_argument("--probes", type=int, default=2, metavar="TIMES", help="of each single fault; 0 measures none")
+    parser.add_argument(
+        "--probes", type=whole_number(0), default=2, metavar="TIMES", help="of each single fault; 0 measures none"
+    )
     parser.add_argument("--keep", action="store_true", help="leave images, database and logs also where all is well")
     wanted = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # So that what was started is ended.

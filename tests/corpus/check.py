@@ -21,6 +21,7 @@ from base.errors import FailureReason
 from base.settings import Settings
 from producer.folder import Folder
 from producer.sources import Found
+from tests.arguments import whole_number
 from tests.corpus.mutations import mutations
 from tests.corpus.odd_files import CLASSIFIED, NOT_LISTED, PASSED_OVER, Kind, let_happen, make_odd_files
 from tests.documents import ROOT
@@ -140,9 +141,11 @@ def main() -> None:
     """Check a folder; exits with 1 where something ends otherwise."""
     parser = argparse.ArgumentParser(prog="python -m tests.corpus", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="of files of any kind; without it, ours are made")
-    parser.add_argument("--mutations", type=int, default=2000, metavar="N", help="made without a folder")
+    parser.add_argument("--mutations", type=whole_number(0), default=2000, metavar="N", help="made without a folder")
     parser.add_argument("--seed", type=int, default=0, help="another one makes other mutations")
     wanted = parser.parse_args()
+    if wanted.folder is not None and not wanted.folder.is_dir():
+        parser.error(f"no folder {str(wanted.folder)!r}; name another with DIR=")
     kinds: Mapping[str, Kind] = {}
     with tempfile.TemporaryDirectory(prefix="tagmill-corpus-") as scratch:
         if wanted.folder is None:

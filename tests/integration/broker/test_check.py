@@ -60,3 +60,11 @@ def test_broker_that_is_not_there_is_told() -> None:
 )
 def test_address_that_is_none_is_told(url: str) -> None:
     assert "TAGMILL_BROKER_URL" in refusal(url)
+
+
+@pytest.mark.parametrize("url", ["redis//:secret-word@127.0.0.1/0", "amqp://u:secret-word@127.0.0.1"])
+def test_address_of_another_kind_is_refused_without_quoting_it(url: str) -> None:
+    message = refusal(url)
+
+    assert "is not the address of a broker" in message
+    assert "secret-word" not in message

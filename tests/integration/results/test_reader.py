@@ -430,6 +430,12 @@ def test_postgresql_refuses_every_other_way_in(postgres_settings: Settings, stat
         ask(postgres_settings, statement)
 
 
+@pytest.mark.parametrize("statement", ["", "LISTEN mine"])
+def test_postgresql_statement_without_rows_is_quoted(postgres_settings: Settings, statement: str) -> None:
+    with pytest.raises(SetupError, match=f"not a query: {statement!r}"):
+        ask(postgres_settings, statement)
+
+
 def test_role_without_grants_reads_nothing(postgres_db: Database, role: str) -> None:
     with pytest.raises(SetupError, match="permission denied"):
         ask(settings_of(postgres_db, reader_address(postgres_db, role)), "SELECT * FROM current_labels")

@@ -255,6 +255,8 @@ def test_relative_sqlite_address_becomes_absolute(tmp_path: Path, monkeypatch: p
         "sqlite:///:memory:",
         "mysql://u:secret@h/n",
         "postgresql://u:secret@h:port/n",
+        "postgresql://u:pass@secret@h/n",
+        "postgresql://u:pass@secret/word@h/n",
         "://",
     ],
 )
