@@ -60,7 +60,10 @@ class ManyRows:
     def _make_for_postgresql(self) -> sa.Insert | sa.Update:
         arrays = [sa.bindparam(_parameter(name), type_=postgresql.ARRAY(kind)) for name, kind in self._types.items()]
         columns = [sa.column(name, kind) for name, kind in self._types.items()]
-        given = sa.func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
+        # In a subquery, so that the server plans for few rows, and looks each up by its key. When it knows how many
+        # there are it may compare each with all that wait in the table.
+        hidden = [sa.select(array).scalar_subquery() for array in arrays]
+        given = sa.func.unnest(*hidden).table_valued(*columns).render_derived(name="given")
         return self._write("postgresql", dict(given.c.items()))
 
 

@@ -190,6 +190,9 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
             "connect_timeout": 5,
             "application_name": "tagmill",
             "options": "-c statement_timeout=60s -c lock_timeout=20s -c timezone=UTC",
+            # The plan of a prepared statement is kept. One from when the tables were small reads all of their rows, and
+            # does so with each batch of the next large run, until the server counts again.
+            "prepare_threshold": None,
         },
     )
 

@@ -449,6 +449,19 @@ def test_twin_is_found_by_its_bytes(db: Database) -> None:
     assert found == {known: [("cat", 0.75), ("dog", 0.25)]}
 
 
+def test_labels_and_confidences_come_back_as_they_were(db: Database) -> None:
+    record(db, images=1)
+    held = claim(db)
+    (answer,) = answers(held)
+    texts = ["", "NULL", "\\N", "a'b\"c\\d", "{1,2}", "%s :x $1", "two\r\nlines", "😀", "x" * 100_000]
+    confidences = [0.0, 1, 1e-300, 5e-324, 0.10000000149011612, 0.9999999403953552, 1 / 3, 0, 1.0]
+    labels = list(zip(texts, confidences, strict=True))
+
+    ledger.finish(db, held, [replace(answer, labels=labels)], [])
+
+    assert ledger.find_twins(db, held, {answer.content_hash}) == {answer.content_hash: labels}
+
+
 def test_twin_of_another_model_version_is_no_twin(db: Database) -> None:
     record(db, images=2)
     held = claim(db)
@@ -530,6 +543,18 @@ def test_fewer_labels_replace_more(db: Database) -> None:
     ledger.finish(db, held, [fewer], [])
 
     assert count(db, predictions) == 1
+
+
+@pytest.mark.parametrize("database_address", ["postgresql"], indirect=True)  # SQLite keeps none.
+def test_no_plan_is_kept_for_tables_that_grow(db: Database) -> None:
+    record(db, images=16, batch=1)
+    for batch_id in range(1, 17):  # Ten are enough for PostgreSQL, and our driver, to keep one.
+        held = claim(db, batch_id)
+        ledger.finish(db, held, answers(held), [])
+
+    kept = sa.text("SELECT count(*) FROM pg_prepared_statements")
+
+    assert db.write(lambda connection: connection.scalar(kept)) == 0
 
 
 @pytest.mark.parametrize("database_address", ["postgresql"], indirect=True)  # On SQLite such a sender has to be ended.
