@@ -207,7 +207,8 @@ def _failure(image: ClaimedImage, error: ImageError, fetched: Fetched | None = N
         image_id=image.image_id,
         fingerprint=fetched.fingerprint if fetched else image.fingerprint,
         reason=error.reason,
-        message=str(error),
+        # What no database keeps, a NUL or half of a surrogate pair, is not to fail the whole run.
+        message="".join(character if character.isprintable() else " " for character in str(error)),
     )
 
 

@@ -123,6 +123,20 @@ def test_failure_names_the_bytes_that_were_looked_at(classifier: Classifier, bat
     assert read.fingerprint.startswith("9-")
 
 
+def test_message_of_a_failure_can_be_kept_by_any_database(
+    classifier: Classifier, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(encoded: bytes) -> None:
+        raise ValueError("a\0b\ud800c\nd")
+
+    monkeypatch.setattr(classifier, "decode", fail)
+    batch.add(make_jpeg())
+
+    _, (failure,) = run(classifier, batch)
+
+    assert failure.message == "ValueError: a b c d"
+
+
 def test_image_above_the_byte_limit_is_a_failure(classifier: Classifier, batch: Batch) -> None:
     batch.add(bytes(MAX_BYTES + 1))
 
