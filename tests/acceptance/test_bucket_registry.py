@@ -67,7 +67,7 @@ def test_worker_fetches_the_version_that_it_lacks(
 
     assert (facts["classified"], facts["failed"]) == (20, 0)
     assert len(cache(servers[0])) == 1  # Whoever only sends needs the labels.
-    assert len(cache(servers[1])) == 4  # Two engines, the labels and the card.
+    assert len(cache(servers[1])) == 3  # The engine that it runs, the labels and the card.
     servers[0]("verify")
 
 
