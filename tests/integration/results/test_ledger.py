@@ -462,6 +462,24 @@ def test_labels_and_confidences_come_back_as_they_were(db: Database) -> None:
     assert ledger.find_twins(db, held, {answer.content_hash}) == {answer.content_hash: labels}
 
 
+def test_image_that_changed_is_a_twin_of_what_it_was_and_of_what_it_is(db: Database) -> None:
+    record(db, images=1)
+    held = claim(db)
+    (image,) = held.images
+    for fingerprint, content, label in (("10-1", b"1", "cat"), ("11-2", b"2", "dog")):
+        seen = Answer(
+            image_id=image.image_id,
+            fingerprint=fingerprint,
+            content_hash=content * 32,
+            labels=[(label, 0.5), ("x", 0.25)],
+        )
+        ledger.finish(db, held, [seen], [])
+        open_again(db)
+
+    assert ledger.find_twins(db, held, {b"1" * 32}) == {b"1" * 32: [("cat", 0.5), ("x", 0.25)]}
+    assert ledger.find_twins(db, held, {b"2" * 32}) == {b"2" * 32: [("dog", 0.5), ("x", 0.25)]}
+
+
 def test_twin_of_another_model_version_is_no_twin(db: Database) -> None:
     record(db, images=2)
     held = claim(db)
