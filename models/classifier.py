@@ -48,7 +48,7 @@ class Classifier:
         return decode(encoded, self.version.preprocessing, self._limits, self._watch)
 
     def label(self, pixels: np.ndarray, k: int) -> list[Prediction]:
-        """As `predict`, of what `decode` gave."""
+        """As `predict`, of the pixels that `decode` gave: uint8 (S, S, 3)."""
         self._watch.begin(Stage.INFERENCE)
         logits = self._engine.predict_logits(pixels[None])  # (1, K)
         shares = confidences(logits, self.version.temperature)  # (1, K)
