@@ -17,8 +17,8 @@ from base.settings import load_settings
 from broker.app import make_app
 from cli.output import progress
 from cli.work import Work
-from producer.list_source import check_not_empty, source_listing
-from producer.sources import open_source
+from producer.list_source import source_listing
+from producer.sources import check_not_empty, open_source
 from producer.start_run import start_run
 from results.runs import RunRequest, close_runs
 from results.schema import open_database
@@ -37,7 +37,7 @@ def main(address: str) -> None:
     listing = source_listing(db, source, model_version_id=opened.model_version_id, everything=False)
     assert settings.broker_url is not None
     app = make_app(settings.broker_url.get_secret_value())
-    with Work(settings, db, opened, app=app, processes=None) as work, progress(quiet=True) as reporter:
+    with Work(settings, db, opened, app=app, worker=None) as work, progress(quiet=True) as reporter:
         work.list(listing, reporter)
     seconds = time.monotonic() - began
     close_runs(db)

@@ -1,11 +1,16 @@
-"""A Celery worker, as `python -m broker.celery_worker APP QUEUE PROCESSES NAME`.
+"""A Celery worker, as `python -m broker.celery_worker APP QUEUE PROCESSES NAME [MODULE]`.
 
 It is what Celery's own command line does with these; but that loads all of its commands first, which takes longer than
 all the rest of Celery.
+
+With a module it imports that, and then waits to be told what it works for: a line of JSON on its standard input, with
+variables for its environment. Whoever starts it finds out meanwhile, and all that takes long is done by then.
 """
 
 import gc
 import importlib
+import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,7 +18,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
-def main(app_name: str, queue: str, processes: str, name: str) -> int:
+def main(app_name: str, queue: str, processes: str, name: str, loaded: str | None = None) -> int:
     """Work until told to stop; the exit code.
 
     Args:
@@ -21,9 +26,16 @@ def main(app_name: str, queue: str, processes: str, name: str) -> int:
         queue: whose messages it takes, and no others.
         processes: how many tasks are worked on at once.
         name: unique among the workers of a broker.
+        loaded: a module that imports what the app will.
     """
     # What is imported stays: looking through it for garbage, now and in every process that is forked, finds none.
     gc.disable()
+    if loaded is not None:
+        importlib.import_module(loaded)
+        told = sys.stdin.readline()
+        if not told:  # Who started it is gone.
+            return 0
+        os.environ.update(json.loads(told))
     module, _, attribute = app_name.partition(":")
     app: Celery = getattr(importlib.import_module(module), attribute)
     worker = app.Worker(

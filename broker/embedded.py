@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -37,8 +37,11 @@ _USERS, _STARTING, _ADDRESS, _CONFIGURATION, _LOG = "users.lock", "starting.lock
 
 
 @contextmanager
-def embedded_broker(home: Path) -> Iterator[str]:
+def embedded_broker(home: Path, *, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
     """Start the server of a home, or join the one that is running, for as long as the block lasts.
+
+    Args:
+        meanwhile: what the caller has to do anyway, which is done while a server starts.
 
     Yields:
         Its address, password included.
@@ -62,7 +65,7 @@ def embedded_broker(home: Path) -> Iterator[str]:
             if address is None:
                 if _is_sole(users):  # Nobody waits for the old address, and somebody else may have its port by now.
                     (folder / _ADDRESS).unlink(missing_ok=True)
-                address = _start(folder)
+                address = _start(folder, meanwhile)
         yield address
     finally:
         _leave(folder, users)
@@ -79,7 +82,7 @@ def revive(home: Path) -> None:
         fcntl.flock(starting, fcntl.LOCK_EX)
         last = _last_address(folder)
         if last is not None and not _is_running(last.guard):
-            _start(folder)
+            _start(folder, lambda: None)
 
 
 def address_of_running(home: Path) -> str | None:
@@ -118,7 +121,7 @@ def _last_address(folder: Path) -> _Address | None:
         return None
 
 
-def _start(folder: Path) -> str:
+def _start(folder: Path, meanwhile: Callable[[], object]) -> str:
     code = str(Path(__file__).absolute().parents[1])
     with open(folder / _LOG, "ab") as log:
         # In a session of its own, so that Ctrl-C on a terminal reaches only the command, which ends what it started.
@@ -132,6 +135,7 @@ def _start(folder: Path) -> str:
             start_new_session=True,
         )
     _guards[:] = [*(other for other in _guards if other.poll() is None), guard]
+    meanwhile()
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and guard.poll() is None:
         address = _address_of_running(folder)

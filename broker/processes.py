@@ -7,21 +7,23 @@ from typing import Any, NoReturn
 
 from base.logs import configure_logs
 from base.settings import Settings
-from results.session import database_url
 
 #: Where our packages are; and where a process is started, as Celery's own commands look for the app there first.
 CODE_FOLDER = Path(__file__).absolute().parents[1]
 
 
-def worker_command(app: str, queue: str, processes: int, name: str) -> list[str]:
+def worker_command(app: str, queue: str, processes: int, name: str, *, loaded: str | None = None) -> list[str]:
     """The command line of a Celery worker.
 
     Args:
         app: MODULE:NAME of the Celery app with its tasks.
         processes: how many tasks are worked on at once.
         name: unique among the workers of a broker.
+        loaded: a module that it imports before it waits for the settings, on its standard input; None where its
+            environment has them already.
     """
-    return [*_python(), "-m", "broker.celery_worker", app, queue, str(processes), name]
+    command = [*_python(), "-m", "broker.celery_worker", app, queue, str(processes), name]
+    return command if loaded is None else [*command, loaded]
 
 
 def beat_command(app: str) -> list[str]:
@@ -38,12 +40,24 @@ def _python() -> list[str]:
 
 def process_variables(settings: Settings, broker_url: str) -> dict[str, str]:
     """What it needs in its environment, where it runs in CODE_FOLDER: every setting, with paths made absolute."""
-    variables = settings.variables() | {
+    return setting_variables(settings, broker_url) | fixed_variables()
+
+
+def setting_variables(settings: Settings, broker_url: str) -> dict[str, str]:
+    """Of those, the settings."""
+    from results.session import database_url  # Loads SQLAlchemy, for which who only starts a worker need not wait.
+
+    return settings.variables() | {
         "TAGMILL_HOME": str(settings.home_path),
         "TAGMILL_DATABASE_URL": database_url(settings).render_as_string(hide_password=False),
         "TAGMILL_MODELS_URL": settings.models_address,
         "TAGMILL_BROKER_URL": broker_url,
     }
+
+
+def fixed_variables() -> dict[str, str]:
+    """Of those, what is the same for all, and read when a process begins."""
+    variables = {}
     # Where -P lets nobody look: what is not installed, but a checkout.
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CODE_FOLDER), os.environ.get("PYTHONPATH")]))
     # Threads that fetch from buckets would reserve 64 MB each, of which an image's memory limit leaves no room.

@@ -33,9 +33,8 @@ def plan(
     from cli.pretrained import check_model
     from models.pretrained import DEFAULT_MODEL
     from models.registry import open_registry
-    from producer.list_source import check_not_empty
     from producer.plan import make_plan
-    from producer.sources import open_source
+    from producer.sources import check_not_empty, open_source
     from producer.start_run import make_request
     from results.runs import find_hold
     from results.schema import open_existing

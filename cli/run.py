@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from results.queries import RunProgress
     from results.runs import OpenRun, RunRequest, SourceHeld
     from results.session import Database
+    from worker.local import LocalWorker
 
 
 def run(
@@ -66,18 +67,14 @@ def run(
     Example: tagmill run ./photos --include "*.jpg" --max-failures 1%
     """
     from cli.pretrained import check_model, find_or_build
+    from cli.work import own_worker
     from models.registry import open_registry
     from producer.deadline import next_time, parse_time
-    from producer.list_source import source_listing
     from producer.sources import open_source
-    from producer.start_run import guard_of, make_request
     from results.guard import parse_allowed
-    from results.runs import find_time
-    from results.schema import open_database
 
     settings = load_settings().with_endpoint(endpoint)
     allowed = parse_allowed(max_failures)
-    guard = guard_of(settings, max_failures) if stage else None
     if until is not None:
         parse_time(until)
     images = open_source(source, include or (), exclude or (), access=settings.bucket_access, column=column, key=key)
@@ -85,17 +82,25 @@ def run(
     registry = open_registry(settings)
     check_model(registry, model)
     app = _configured_broker(settings, workers)
-    db = open_database(settings, create=True)
-    version = find_or_build(settings, registry, model, quiet=json)
-    deadline = None if until is None else next_time(until, find_time(db), settings.zone)
-    request = make_request(
-        images, version, everything=everything, top_k=top_k or settings.top_k, guard=guard, deadline=deadline
-    )
+    with own_worker(settings, app, workers) as worker:
+        # SQLAlchemy, which the worker loads meanwhile, too.
+        from producer.list_source import source_listing
+        from producer.start_run import guard_of, make_request
+        from results.runs import find_time
+        from results.schema import open_database
 
-    def listing(opened: "OpenRun") -> "Listing":
-        return source_listing(db, images, model_version_id=opened.model_version_id, everything=everything)
+        db = open_database(settings, create=True)
+        version = find_or_build(settings, registry, model, quiet=json)
+        deadline = None if until is None else next_time(until, find_time(db), settings.zone)
+        guard = guard_of(settings, max_failures) if stage else None
+        request = make_request(
+            images, version, everything=everything, top_k=top_k or settings.top_k, guard=guard, deadline=deadline
+        )
 
-    _see_to(settings, db, request, listing, app=app, workers=workers, allowed=allowed, json=json)
+        def listing(opened: "OpenRun") -> "Listing":
+            return source_listing(db, images, model_version_id=opened.model_version_id, everything=everything)
+
+        _see_to(settings, db, request, listing, app=app, worker=worker, allowed=allowed, json=json)
 
 
 def retry(
@@ -111,6 +116,7 @@ def retry(
 
     Example: tagmill retry 7
     """
+    from cli.work import own_worker
     from models.registry import open_registry
     from producer.list_source import retry_listing
     from results.guard import parse_allowed
@@ -145,7 +151,8 @@ def retry(
     def listing(opened: "OpenRun") -> "Listing":
         return retry_listing(db, failed.run_id, model_version_id=opened.model_version_id)
 
-    _see_to(settings, db, request, listing, app=app, workers=workers, allowed=allowed, json=json)
+    with own_worker(settings, app, workers) as worker:
+        _see_to(settings, db, request, listing, app=app, worker=worker, allowed=allowed, json=json)
 
 
 def _refuse_unfinished(run: "RunProgress") -> None:
@@ -172,7 +179,7 @@ def _see_to(
     listing: "Callable[[OpenRun], Listing]",
     *,
     app: "Celery | None",
-    workers: int | None,
+    worker: "LocalWorker | None",
     allowed: Callable[[int], Fraction | float],
     json: bool,
 ) -> None:
@@ -192,7 +199,7 @@ def _see_to(
     else:
         say(f"run {opened.run_id}: {what} with {request.model}:{request.model_version}")
     try:
-        with Work(settings, db, opened, app=app, processes=workers) as work, progress(quiet=json) as reporter:
+        with Work(settings, db, opened, app=app, worker=worker) as work, progress(quiet=json) as reporter:
             work.list(listing(opened), reporter)
             finished = work.wait(reporter)
             speed = work.speed
@@ -245,13 +252,14 @@ def _judge(run: "RunProgress", allowed: Fraction | float) -> None:
 
 def _check_not_empty(settings: Settings, images: "ImageSource", *, stage: bool) -> None:
     """Refuse a source without images; where it had some, a staged run is to record that, and be held back."""
-    from producer.list_source import EmptySource, check_not_empty
-    from results.schema import open_existing
-    from results.staging import was_published
+    from producer.sources import EmptySource, check_not_empty
 
     try:
         check_not_empty(images)
     except EmptySource:
+        from results.schema import open_existing
+        from results.staging import was_published
+
         db = open_existing(settings) if stage else None
         if db is None or not was_published(db, images.uri, include=images.include, exclude=images.exclude):
             raise

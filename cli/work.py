@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Self
 
 from base.errors import AppError, BrokerError, SetupError, TransientError
@@ -30,23 +30,44 @@ _DISPATCH_SECONDS = 2.0
 _NOBODY_SECONDS = 20.0
 
 
+def own_worker(
+    settings: Settings, app: "Celery | None", processes: int | None
+) -> "AbstractContextManager[LocalWorker | None]":
+    """A worker of this command, which loads what it needs while the command does; it ends with the block.
+
+    Args:
+        app: of the broker that the settings name, whose workers do the work: then there is none of our own.
+        processes: None for one per core.
+    """
+    if app is not None:
+        return nullcontext()
+    from worker.local import LocalWorker, cores
+
+    return LocalWorker(settings, processes=processes or cores())
+
+
 class Work:
     """Sees to a run until its images all have their end, as a context: what it started is ended with the block.
 
     Args:
-        app: of the broker that the settings name; None for a broker and workers of our own.
-        processes: of our own workers; None for one per core.
+        app: of the broker that the settings name; None for a broker of our own.
+        worker: of our own, that has not begun; it is stopped with the block. None where the broker has its own.
     """
 
     def __init__(
-        self, settings: Settings, db: "Database", opened: "OpenRun", *, app: "Celery | None", processes: int | None
+        self,
+        settings: Settings,
+        db: "Database",
+        opened: "OpenRun",
+        *,
+        app: "Celery | None",
+        worker: "LocalWorker | None",
     ) -> None:
         self._settings = settings
         self._db = db
         self._run = opened
         self._app = app
-        self._processes = processes
-        self._worker: LocalWorker | None = None
+        self._worker = worker
         self._stack = ExitStack()
         self._next_dispatch = 0.0
         self._taken_at = time.monotonic()
@@ -122,7 +143,7 @@ class Work:
         if now >= self._next_dispatch:
             self._next_dispatch = now + _DISPATCH_SECONDS
             self._dispatch()
-        is_others_turn = self._app is not None and self._worker is None and state.done < state.listed
+        is_others_turn = self._worker is None and state.done < state.listed
         if state.claims != self._claims or not is_others_turn:
             self._claims, self._taken_at = state.claims, now
         elif not self._warned and now - self._taken_at > _NOBODY_SECONDS:
@@ -137,28 +158,20 @@ class Work:
             settle_runs(self._db)  # The workers may have ended the last batches of the run while they stopped.
 
     def _have_workers(self, state: "RunProgress") -> None:
-        """Start broker and workers of our own with the first image that needs them: most nights have few."""
-        if self._worker is not None:
+        """Start the broker, and have the worker begin, with the first image that needs them: most nights have few."""
+        if self._worker is None:
+            return
+        if self._app is not None:
             self._worker.check(state.claims)
             return
-        if self._app is not None or state.done == state.listed:
+        if state.done == state.listed:
             return
+        from broker.app import load_celery, make_app
         from broker.embedded import embedded_broker
-        from worker.local import LocalWorker, cores
 
-        home = self._settings.home_path
-        url = self._stack.enter_context(embedded_broker(home))
-        self._worker = LocalWorker(
-            self._settings,
-            self._db,
-            broker_url=url,
-            processes=self._processes or cores(),
-            log_path=home / "worker.log",
-        )
+        url = self._stack.enter_context(embedded_broker(self._settings.home_path, meanwhile=load_celery))
         self._stack.callback(self._worker.stop)
-
-        from broker.app import make_app  # Now, as the worker takes as long to load what this loads.
-
+        self._worker.begin(self._db, url)
         self._app = make_app(url)
 
     def _dispatch(self) -> None:

@@ -9,8 +9,8 @@ from base.findings import Finding, fault_of, ok, warning
 from base.schedules import Schedule
 from base.settings import Settings
 from producer import cron
-from producer.list_source import check_not_empty
 from producer.schedules import open_scheduled
+from producer.sources import check_not_empty
 
 
 def check_schedules(settings: Settings) -> Iterator[Finding]:

@@ -4,13 +4,11 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
-from base.errors import SourceError
-from models.suffixes import SUFFIXES
 from producer.batching import cut
 from producer.changes import Change, compare_source, retry
 from producer.manifest import Manifest
 from producer.manifest_changes import manifest_changes
-from producer.sources import Found, Source, Stretch
+from producer.sources import Source, Stretch
 from results.listing import (
     KnownImage,
     ListingTaken,
@@ -29,28 +27,6 @@ _GIVE_WAY_SECONDS = 0.2, 1.0
 
 #: What a run lists, beginning after a URI.
 Listing = Callable[[str | None], Iterator[Change]]
-
-
-class EmptySource(SourceError):
-    """A source without a single image."""
-
-
-def check_not_empty(source: Source) -> None:
-    """Refuse a source without a single image, before anything is written: most often it is the wrong folder, or a
-    disk that is not mounted, and its images are not gone.
-
-    Raises:
-        EmptySource: it lists nothing.
-    """
-    if isinstance(source, Manifest):
-        source.check()
-        return
-    listed = (found for stretch in source.stretches() for found in stretch.listing)
-    if not any(isinstance(found, Found) for found in listed):
-        wanted = " or ".join(source.include) if source.include else ", ".join(suffix[1:] for suffix in SUFFIXES)
-        without = f", without {' or '.join(source.exclude)}" if source.exclude else ""
-        mend = "another --exclude" if source.exclude else "--include GLOB"
-        raise EmptySource(f"no images in {source.uri} (looked for {wanted}{without}). Name another source, or {mend}.")
 
 
 def source_listing(db: Database, source: Source, *, model_version_id: int | None, everything: bool) -> Listing:

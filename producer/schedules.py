@@ -23,8 +23,8 @@ from models.registry import ModelVersion, open_registry
 from producer import cron
 from producer.changes import Change
 from producer.deadline import next_time
-from producer.list_source import Listing, check_not_empty, record_listing, source_listing
-from producer.sources import Source, open_source
+from producer.list_source import Listing, record_listing, source_listing
+from producer.sources import Source, check_not_empty, open_source
 from producer.start_run import SourceBusy, guard_of, holder, make_request, start_run
 from results.runs import find_time, hold_run, let_go_of_run
 from results.schedules import (

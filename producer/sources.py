@@ -9,6 +9,11 @@ from typing import Protocol
 from base.buckets import BucketAccess
 from base.errors import SourceError
 from base.settings import without_secrets
+from models.suffixes import SUFFIXES
+
+
+class EmptySource(SourceError):
+    """A source without a single image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +120,26 @@ def open_source(
     if is_bucket_url(address):
         return Bucket(address, include, exclude, access=access)
     return Folder(address, include, exclude)
+
+
+def check_not_empty(source: Source) -> None:
+    """Refuse a source without a single image, before anything is written: most often it is the wrong folder, or a
+    disk that is not mounted, and its images are not gone.
+
+    Raises:
+        EmptySource: it lists nothing.
+    """
+    from producer.manifest import Manifest
+
+    if isinstance(source, Manifest):
+        source.check()
+        return
+    listed = (found for stretch in source.stretches() for found in stretch.listing)
+    if not any(isinstance(found, Found) for found in listed):
+        wanted = " or ".join(source.include) if source.include else ", ".join(suffix[1:] for suffix in SUFFIXES)
+        without = f", without {' or '.join(source.exclude)}" if source.exclude else ""
+        mend = "another --exclude" if source.exclude else "--include GLOB"
+        raise EmptySource(f"no images in {source.uri} (looked for {wanted}{without}). Name another source, or {mend}.")
 
 
 def source_uri(address: str) -> str:

@@ -1,6 +1,7 @@
 """The workers that `tagmill run` starts for itself when no broker is configured."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -8,15 +9,18 @@ import subprocess
 import tempfile
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from base.errors import FailureReason, SetupError
+from base.folders import make_private_folder
 from base.logs import get_logger
 from base.settings import Settings
 from broker.app import QUEUE
-from broker.processes import CODE_FOLDER, process_variables, worker_command
-from results import ledger
-from results.session import Database
+from broker.processes import CODE_FOLDER, fixed_variables, setting_variables, worker_command
 from worker.identity import KEEPS_DYING_EXIT_CODE, worker_environment
+
+if TYPE_CHECKING:
+    from results.session import Database
 
 log = get_logger()
 
@@ -30,39 +34,65 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def command_line(processes: int, name: str) -> list[str]:
+def command_line(processes: int, name: str, *, loaded: str | None = None) -> list[str]:
     """The command line of a worker.
 
     Args:
         processes: how many images are worked on at once; one per core is best.
         name: unique among the workers of a broker.
+        loaded: as `worker_command` takes it.
     """
-    return worker_command("worker.tasks:app", QUEUE, processes, name)
+    return worker_command("worker.tasks:app", QUEUE, processes, name, loaded=loaded)
 
 
 class LocalWorker:
-    """A Celery worker with its processes, started again when it dies.
+    """A Celery worker with its processes, started again when it dies; as a context, it ends with the block.
+
+    It starts as soon as the block is entered, and loads what it needs while whoever started it finds out whether there
+    is work at all.
 
     Args:
         processes: one per core.
-        log_path: where what it says is kept.
     """
 
-    def __init__(self, settings: Settings, db: Database, *, broker_url: str, processes: int, log_path: Path) -> None:
-        self._db = db
+    def __init__(self, settings: Settings, *, processes: int) -> None:
+        self._settings = settings
         self._processes = processes
-        self._log_path = log_path
+        self._log_path = settings.home_path / "worker.log"
         self._identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
         # What its processes leave behind when they are killed, as they are at the end of a run, goes with this folder.
         self._scratch = tempfile.TemporaryDirectory(prefix="tagmill-")
-        self._environment = os.environ | process_variables(settings, broker_url) | worker_environment(self._identity)
+        self._environment = os.environ | fixed_variables() | worker_environment(self._identity)
         self._environment["TMPDIR"] = self._scratch.name
+        self._process: subprocess.Popen[bytes] | None = None
+        self._db: Database | None = None
+        self._told = b""
         self._claims = 0
         self._deaths = 0
+
+    def __enter__(self) -> Self:
+        home = self._settings.home_path
+        try:
+            make_private_folder(home)
+        except OSError as error:
+            raise SetupError(
+                f"the folder {home} cannot be made: {error.strerror}. Name one that you may write to with TAGMILL_HOME."
+            ) from error
         self._process = self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def begin(self, db: "Database", broker_url: str) -> None:
+        """Have it take the batches that wait in the broker, and end them in the database."""
+        assert self._process is not None
+        self._db = db
+        self._told = json.dumps(setting_variables(self._settings, broker_url)).encode() + b"\n"
+        self._tell(self._process)
 
     def check(self, claims: int) -> None:
-        """Start the worker again if it died.
+        """Start the worker again if it died; only once it has begun.
 
         Args:
             claims: how often batches were claimed by now.
@@ -70,11 +100,11 @@ class LocalWorker:
         Raises:
             SetupError: it keeps dying before it claims anything; the message has its last words.
         """
-        exit_code = self._process.poll()
-        if exit_code is None:
+        exit_code = None if self._process is None else self._process.poll()
+        if self._process is None or exit_code is None:
             return
-        self._kill_group()
-        ledger.give_back_lost(self._db, f"{self._identity}/", FailureReason.WORKER_LOST)
+        _kill_group(self._process)
+        self._give_back(FailureReason.WORKER_LOST)
         self._deaths = 1 if claims > self._claims else self._deaths + 1
         self._claims = claims
         log.warning("worker_died", exit_code=exit_code, log=str(self._log_path))
@@ -84,33 +114,45 @@ class LocalWorker:
                 f"ends with: {_last_words(self._log_path)}"
             )
         self._process = self._start()
+        self._tell(self._process)
 
     def stop(self) -> None:
-        """End the worker and all its processes; a batch that does not end in time is given back."""
+        """End the worker and all its processes, once; a batch that does not end in time is given back."""
+        process, self._process = self._process, None
+        if process is None:
+            return
         try:
-            if not ledger.holds_batches(self._db, f"{self._identity}/"):
+            if not self._holds_batches():
                 return  # Nothing to wait for, and Celery's own way out takes seconds.
-            if self._process.poll() is None:
-                self._process.terminate()
-            self._process.wait(_STOP_SECONDS)
+            if process.poll() is None:
+                process.terminate()
+            process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
             log.warning("worker_killed", after_seconds=_STOP_SECONDS)
         finally:
-            self._kill_group()
-            self._process.wait()
+            _kill_group(process)
+            assert process.stdin is not None
+            process.stdin.close()  # Still open where it never began.
+            process.wait()
             self._scratch.cleanup()
-            ledger.give_back_lost(self._db, f"{self._identity}/", None)
+            self._give_back(None)
 
-    def _kill_group(self) -> None:
-        """End what a worker that is gone has left behind: all its processes are of its group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+    def _holds_batches(self) -> bool:
+        from results import ledger  # Here and below, so that the worker is started before this is loaded.
+
+        return self._db is not None and ledger.holds_batches(self._db, f"{self._identity}/")
+
+    def _give_back(self, reason: FailureReason | None) -> None:
+        from results import ledger
+
+        if self._db is not None:
+            ledger.give_back_lost(self._db, f"{self._identity}/", reason)
 
     def _start(self) -> "subprocess.Popen[bytes]":
         with open(self._log_path, "ab") as log_file:
             return subprocess.Popen(
-                command_line(self._processes, f"run@{self._identity}"),
-                stdin=subprocess.DEVNULL,
+                command_line(self._processes, f"run@{self._identity}", loaded="worker.loaded"),
+                stdin=subprocess.PIPE,
                 stdout=log_file,
                 stderr=log_file,
                 env=self._environment,
@@ -118,6 +160,18 @@ class LocalWorker:
                 # Ctrl-C is for the command alone, which then ends its workers in good order.
                 start_new_session=True,
             )
+
+    def _tell(self, process: "subprocess.Popen[bytes]") -> None:
+        """Tell a worker that waits for it what it works for."""
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin as told:  # One that died is started again by `check`.
+            told.write(self._told)
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    """End what a worker that is gone has left behind: all its processes are of its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _last_words(path: Path) -> str:

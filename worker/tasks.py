@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery import signals
 
+import models.engines.litert  # noqa: F401 (else each process would load it for itself, with its first batch)
 from base.errors import AppError, DatabaseError, ModelError, SetupError, TransientError
 from base.logs import bound_contextvars, get_logger
 from base.settings import Settings, load_settings
@@ -18,6 +19,9 @@ from broker.app import QUEUE, make_app
 from broker.messages import CLASSIFY_BATCH, BatchMessage
 from broker.processes import configure_process_logs
 from broker.reconnect import Reconnector
+from models.classifier import Classifier
+from models.decoding import DecodingLimits
+from models.registry import open_registry
 from results import ledger
 from results.runs import fail_run
 from results.schema import open_database
@@ -28,9 +32,6 @@ from worker.heartbeat import Heartbeat
 from worker.identity import worker_id
 from worker.memory import limit_memory
 from worker.reconciler import Reconciler
-
-if TYPE_CHECKING:
-    from models.classifier import Classifier
 
 log = get_logger()
 
@@ -188,17 +189,12 @@ def _database() -> Database:
 
 
 @functools.cache
-def _classifier(name: str, version: int, content_hash: str) -> "Classifier":
+def _classifier(name: str, version: int, content_hash: str) -> Classifier:
     """The loaded model version, once per process; of several that a worker may serve, each is loaded on first use.
 
     Raises:
         ModelError: it is not in the registry, or not the one that the run was begun with.
     """
-    # Here, so that the worker's parent, which classifies nothing, starts sooner and stays smaller.
-    from models.classifier import Classifier
-    from models.decoding import DecodingLimits
-    from models.registry import open_registry
-
     registry = open_registry(settings)
     found = registry.find(f"{name}:{version}")
     if found.content_hash != content_hash:
@@ -214,13 +210,6 @@ def _classifier(name: str, version: int, content_hash: str) -> "Classifier":
 
 def _owner() -> str:
     return f"{worker_id()}/{os.getpid()}"
-
-
-@signals.worker_process_init.connect
-def _import_engine(**_: Any) -> None:
-    """What the first batch needs, while the worker still gets ready. Its parent needs none of it."""
-    import models.classifier
-    import models.engines.litert  # noqa: F401
 
 
 @signals.worker_ready.connect

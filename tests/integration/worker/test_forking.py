@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from broker.processes import fixed_variables
 from tests.processes import run_python
 from tests.servers import Valkey
 
@@ -34,6 +35,8 @@ print(app.conf.worker_pool_start_method)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere none is forked")
 def test_worker_has_one_thread_and_no_connection_when_it_forks(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in fixed_variables().items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("TAGMILL_BROKER_URL", valkey.url)
     monkeypatch.setenv("_TAGMILL_WORKER_PARENT", "1")
 
