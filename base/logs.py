@@ -38,5 +38,6 @@ def configure_logs(*, json_lines: bool, level: int = logging.INFO) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # In one write: processes that share a file would else break each other's lines where Python does not buffer.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )

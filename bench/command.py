@@ -92,8 +92,8 @@ def tagmill_run(
 
 
 def other_variables() -> dict[str, str]:
-    """The environment without our settings: those of whoever measures are not those of what is measured."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("TAGMILL_")}
+    """The environment without settings of ours or of Python: whoever measures has others than what is measured."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("TAGMILL_", "PYTHON"))}
 
 
 def _variables(database_url: str | None, **settings: object) -> dict[str, str]:
