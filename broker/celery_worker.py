@@ -4,7 +4,7 @@ It is what Celery's own command line does with these; but that loads all of its 
 all the rest of Celery.
 
 With a module it imports that, and then waits to be told what it works for: a line of JSON on its standard input, with
-variables for its environment. Whoever starts it finds out meanwhile, and all that takes long is done by then.
+variables for its environment. So it loads while whoever started it still finds that out.
 """
 
 import gc

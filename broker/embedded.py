@@ -82,7 +82,7 @@ def revive(home: Path) -> None:
         fcntl.flock(starting, fcntl.LOCK_EX)
         last = _last_address(folder)
         if last is not None and not _is_running(last.guard):
-            _start(folder, lambda: None)
+            _start(folder)
 
 
 def address_of_running(home: Path) -> str | None:
@@ -121,7 +121,7 @@ def _last_address(folder: Path) -> _Address | None:
         return None
 
 
-def _start(folder: Path, meanwhile: Callable[[], object]) -> str:
+def _start(folder: Path, meanwhile: Callable[[], object] = lambda: None) -> str:
     code = str(Path(__file__).absolute().parents[1])
     with open(folder / _LOG, "ab") as log:
         # In a session of its own, so that Ctrl-C on a terminal reaches only the command, which ends what it started.

@@ -44,7 +44,7 @@ def process_variables(settings: Settings, broker_url: str) -> dict[str, str]:
 
 
 def setting_variables(settings: Settings, broker_url: str) -> dict[str, str]:
-    """Of those, the settings."""
+    """The settings among what a process of Celery needs in its environment."""
     from results.session import database_url  # Loads SQLAlchemy, for which who only starts a worker need not wait.
 
     return settings.variables() | {
@@ -56,14 +56,15 @@ def setting_variables(settings: Settings, broker_url: str) -> dict[str, str]:
 
 
 def fixed_variables() -> dict[str, str]:
-    """Of those, what is the same for all, and read when a process begins."""
-    variables = {}
-    # Where -P lets nobody look: what is not installed, but a checkout.
-    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CODE_FOLDER), os.environ.get("PYTHONPATH")]))
-    # Threads that fetch from buckets would reserve 64 MB each, of which an image's memory limit leaves no room.
-    variables["MALLOC_ARENA_MAX"] = "2"
-    # One thread for each process: they share the cores already.
-    return variables | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    """The variables that Python and libraries read as a process begins."""
+    return {
+        # Where -P lets nobody look: what is not installed, but a checkout.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(CODE_FOLDER), os.environ.get("PYTHONPATH")])),
+        # Threads that fetch from buckets would reserve 64 MB each, of which an image's memory limit leaves no room.
+        "MALLOC_ARENA_MAX": "2",
+        # One thread for each process: they share the cores already.
+        **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    }
 
 
 def configure_process_logs(settings: Settings) -> None:

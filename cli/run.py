@@ -83,7 +83,7 @@ def run(
     check_model(registry, model)
     app = _configured_broker(settings, workers)
     with own_worker(settings, app, workers) as worker:
-        # SQLAlchemy, which the worker loads meanwhile, too.
+        # Only now: they load SQLAlchemy, which takes as long as anything that the worker loads meanwhile.
         from producer.list_source import source_listing
         from producer.start_run import guard_of, make_request
         from results.runs import find_time

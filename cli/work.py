@@ -170,7 +170,7 @@ class Work:
         from broker.embedded import embedded_broker
 
         url = self._stack.enter_context(embedded_broker(self._settings.home_path, meanwhile=load_celery))
-        self._stack.callback(self._worker.stop)
+        self._stack.callback(self._worker.stop)  # Before the broker, which it talks to while it stops.
         self._worker.begin(self._db, url)
         self._app = make_app(url)
 

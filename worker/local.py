@@ -60,10 +60,6 @@ class LocalWorker:
         self._processes = processes
         self._log_path = settings.home_path / "worker.log"
         self._identity = f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}"
-        # What its processes leave behind when they are killed, as they are at the end of a run, goes with this folder.
-        self._scratch = tempfile.TemporaryDirectory(prefix="tagmill-")
-        self._environment = os.environ | fixed_variables() | worker_environment(self._identity)
-        self._environment["TMPDIR"] = self._scratch.name
         self._process: subprocess.Popen[bytes] | None = None
         self._db: Database | None = None
         self._told = b""
@@ -72,13 +68,16 @@ class LocalWorker:
 
     def __enter__(self) -> Self:
         home = self._settings.home_path
+        # What its processes leave behind when they are killed, as they are at the end of a run, goes with this folder.
+        self._scratch = tempfile.TemporaryDirectory(prefix="tagmill-")
         try:
             make_private_folder(home)
+            self._process = self._start()
         except OSError as error:
+            self._scratch.cleanup()
             raise SetupError(
-                f"the folder {home} cannot be made: {error.strerror}. Name one that you may write to with TAGMILL_HOME."
+                f"cannot write to {home}: {error.strerror}. Name another folder with TAGMILL_HOME."
             ) from error
-        self._process = self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,8 +99,9 @@ class LocalWorker:
         Raises:
             SetupError: it keeps dying before it claims anything; the message has its last words.
         """
-        exit_code = None if self._process is None else self._process.poll()
-        if self._process is None or exit_code is None:
+        assert self._process is not None
+        exit_code = self._process.poll()
+        if exit_code is None:
             return
         _kill_group(self._process)
         self._give_back(FailureReason.WORKER_LOST)
@@ -138,24 +138,28 @@ class LocalWorker:
             self._give_back(None)
 
     def _holds_batches(self) -> bool:
+        if self._db is None:
+            return False
         from results import ledger  # Here and below, so that the worker is started before this is loaded.
 
-        return self._db is not None and ledger.holds_batches(self._db, f"{self._identity}/")
+        return ledger.holds_batches(self._db, f"{self._identity}/")
 
     def _give_back(self, reason: FailureReason | None) -> None:
+        if self._db is None:
+            return
         from results import ledger
 
-        if self._db is not None:
-            ledger.give_back_lost(self._db, f"{self._identity}/", reason)
+        ledger.give_back_lost(self._db, f"{self._identity}/", reason)
 
     def _start(self) -> "subprocess.Popen[bytes]":
+        environment = os.environ | fixed_variables() | worker_environment(self._identity)
         with open(self._log_path, "ab") as log_file:
             return subprocess.Popen(
                 command_line(self._processes, f"run@{self._identity}", loaded="worker.loaded"),
                 stdin=subprocess.PIPE,
                 stdout=log_file,
                 stderr=log_file,
-                env=self._environment,
+                env=environment | {"TMPDIR": self._scratch.name},
                 cwd=CODE_FOLDER,
                 # Ctrl-C is for the command alone, which then ends its workers in good order.
                 start_new_session=True,
@@ -170,7 +174,7 @@ class LocalWorker:
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:
     """End what a worker that is gone has left behind: all its processes are of its group."""
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS's word for one that nobody waited for yet.
         os.killpg(process.pid, signal.SIGKILL)
 
 

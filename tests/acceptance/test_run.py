@@ -57,7 +57,7 @@ def test_only_what_changed_is_classified_again(tagmill: Tagmill, photos: Path) -
     before = log.read_text()
     again = tagmill.run(photos)
     assert (again["classified"], again["skipped"], again["gone"]) == (0, 20, 0)
-    assert log.read_text() == before  # What it loaded for was not to be done.
+    assert log.read_text() == before  # The worker was ended before it began.
 
 
 def test_image_that_came_back_has_its_answer_again(tagmill: Tagmill, photos: Path) -> None:

@@ -79,6 +79,7 @@ def test_command_loads_only_what_it_needs(
     ("module", "may_load"),
     [
         ("broker.embedded", set()),  # The guard of the embedded broker.
+        ("worker.local", {"structlog"}),  # What a command starts its worker with, before it loads what else it needs.
         ("worker.tasks", SENDS | {"ai_edge_litert", "numpy", "PIL"}),  # A worker's parent: its processes have all that.
         ("producer.tasks", SENDS),
         ("models.classifier", {"numpy", "PIL"}),

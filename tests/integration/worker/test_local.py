@@ -4,15 +4,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from base.errors import SetupError
 from base.settings import Settings
 from broker.processes import CODE_FOLDER
 from results.schema import open_database
+from results.session import Database
+from tests.processes import kill, other_variables, wait_until
 from tests.servers import Valkey
 from worker.local import LocalWorker
 
@@ -40,53 +42,87 @@ def workers(home: Path) -> list[int]:
     return found
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path)
+
+
+@pytest.fixture
+def db(settings: Settings) -> Iterator[Database]:
+    database = open_database(settings, create=True)
+    yield database
+    database.close()
 
 
 def times_ready(home: Path) -> int:
     return (home / "worker.log").read_text().count("worker_ready")
 
 
-def test_worker_that_never_began_is_ended_at_once(tmp_path: Path) -> None:
-    with LocalWorker(Settings(home=tmp_path), processes=1):
-        assert workers(tmp_path)
+def test_worker_that_never_began_is_ended_with_the_block(settings: Settings) -> None:
+    with LocalWorker(settings, processes=1):
+        assert workers(settings.home)
 
-    assert workers(tmp_path) == []
-    assert (tmp_path / "worker.log").read_text() == ""
+    assert workers(settings.home) == []
+    assert (settings.home / "worker.log").read_text() == ""
 
 
 def test_worker_ends_with_a_command_that_was_killed_before_it_began(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _KILLED_BEFORE_IT_BEGINS, str(tmp_path)]
-    killed = subprocess.run(command, cwd=CODE_FOLDER, env=os.environ | {"PYTHONPATH": str(CODE_FOLDER)}, check=False)
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED_BEFORE_IT_BEGINS, str(tmp_path)],
+        cwd=CODE_FOLDER,
+        env=other_variables() | {"PYTHONPATH": str(CODE_FOLDER), "TMPDIR": str(tmp_path)},
+        check=False,
+    )
 
     assert killed.returncode == -signal.SIGKILL
-    wait_for(lambda: not workers(tmp_path))
+    wait_until(lambda: not workers(tmp_path))
     assert (tmp_path / "worker.log").read_text() == ""
 
 
-@pytest.mark.parametrize("dies", [False, True], ids=["that loads", "that died while it loaded"])
-def test_worker_begins_when_it_is_told(valkey: Valkey, tmp_path: Path, dies: bool) -> None:
-    settings = Settings(home=tmp_path)
-    db = open_database(settings, create=True)
+def test_worker_begins_when_it_is_told(valkey: Valkey, db: Database, settings: Settings) -> None:
     with LocalWorker(settings, processes=1) as worker:
-        if dies:
-            wait_for(lambda: workers(tmp_path))
-            for pid in workers(tmp_path):
-                os.kill(pid, signal.SIGKILL)
-            wait_for(lambda: not workers(tmp_path))
-        worker.begin(db, valkey.url)
+        assert_begins(worker, db, valkey, settings.home)
 
-        def is_ready() -> bool:
-            worker.check(claims=0)
-            return times_ready(tmp_path) == 1
 
-        wait_for(is_ready)
-        worker.stop()
+def test_worker_that_died_while_it_loaded_is_started_again(valkey: Valkey, db: Database, settings: Settings) -> None:
+    with LocalWorker(settings, processes=1) as worker:
+        (loading,) = workers(settings.home)
+        kill(loading, signal.SIGKILL)
 
-        wait_for(lambda: not workers(tmp_path))  # Those that are not its children end by themselves, if at once.
-    assert times_ready(tmp_path) == 1
-    db.close()
+        assert_begins(worker, db, valkey, settings.home)
+
+
+def test_block_ends_as_it_was_ended_where_nothing_else_is_loaded(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where Ctrl-C comes while the command itself loads SQLAlchemy, which cannot be loaded again then."""
+    monkeypatch.setitem(sys.modules, "results", None)
+
+    with pytest.raises(KeyboardInterrupt), LocalWorker(settings, processes=1):
+        raise KeyboardInterrupt
+
+    assert workers(settings.home) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not write")
+def test_home_that_may_not_be_written_is_refused(settings: Settings) -> None:
+    settings.home.chmod(0o555)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(SetupError, match=r"cannot write to .*: Permission denied\. Name another folder with"):
+            LocalWorker(settings, processes=1).__enter__()
+    finally:
+        os.seteuid(0)
+
+
+def assert_begins(worker: LocalWorker, db: Database, valkey: Valkey, home: Path) -> None:
+    """Once it is told, it gets ready for the first time; and none of its processes is left when it is stopped."""
+    worker.begin(db, valkey.url)
+
+    def is_ready() -> bool:
+        worker.check(claims=0)
+        return times_ready(home) == 1
+
+    wait_until(is_ready, seconds=60)
+    worker.stop()
+    wait_until(lambda: not workers(home))

@@ -19,4 +19,5 @@ def test_lines_of_processes_that_share_a_file_stay_whole_where_python_does_not_b
     done = subprocess.run(command, cwd=CODE_FOLDER, check=True, capture_output=True, text=True)
 
     lines = done.stderr.splitlines()
+    assert len(lines) == 4000
     assert all(line.startswith("{") and line.count("{") == 1 for line in lines)
