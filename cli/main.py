@@ -7,12 +7,13 @@ import io
 import os
 import signal
 import sys
-from types import FrameType
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from base.errors import AppError
+from base.interrupts import interrupts
 from base.settings import CONFIG_VARIABLE
 from cli import (
     answers,
@@ -81,15 +82,20 @@ app.command("doctor")(doctor.doctor)
 
 def main() -> None:
     """Run one command and exit."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _interrupt)
-    if sys.stdout is None:  # Closed by whoever called us.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as we run)
+    signal.signal(signal.SIGINT, interrupts.handle)
+    signal.signal(signal.SIGTERM, interrupts.handle)  # A service manager's way of saying Ctrl-C.
+    # Closed by whoever called us, they stay so for as long as we run.
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # A terminal that knows only ASCII shows the rest as numbers.
     try:
         app()
         sys.stdout.flush()
+    except KeyboardInterrupt:  # Before there is a command that could end in good order.
+        sys.exit(130)
     except AppError as error:
         _fail(str(error))
     except OSError as error:
@@ -98,10 +104,6 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"tagmill: {message}", file=sys.stderr)
+    with suppress(OSError):  # Its disk is full, most likely; the exit code still tells.
+        print(f"tagmill: {message}", file=sys.stderr)
     sys.exit(2)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """A service manager's way of saying Ctrl-C: end in good order."""
-    raise KeyboardInterrupt

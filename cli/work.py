@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Self
 
 from base.errors import AppError, BrokerError, SetupError, TransientError
+from base.interrupts import interrupts
 from base.logs import get_logger
 from base.settings import Settings
 from cli.output import Reporter, duration, say
@@ -130,6 +131,7 @@ class Work:
 
     def _tend(self, reporter: Reporter) -> "RunProgress":
         """Send what is due, see that the workers are alive, show how far it is."""
+        interrupts.check()
         from results.staging import settle_runs
         from results.tables import RunStatus
 

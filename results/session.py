@@ -4,6 +4,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -14,6 +15,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from base.errors import DatabaseError, TransientError
+from base.interrupts import interrupts
 from base.settings import Settings
 
 T = TypeVar("T")
@@ -80,20 +82,22 @@ class Database:
             TransientError: the database did not answer, or refused, several times over some seconds.
             DatabaseError: the database cannot be written until somebody mends it.
         """
-        return self._transact(self.engine, work)
+        return self._transact(self.engine, work, interrupts.wait)
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` in one transaction that sees a single moment; errors as for `write`."""
-        return self._transact(self.reader, work)
+        return self._transact(self.reader, work, nullcontext)  # It may last, and locks nobody out where it is left.
 
     def rows(self, statement: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         """All that one question finds; errors as for `write`."""
         return self.read(lambda connection: connection.execute(statement).all())
 
-    def _transact(self, engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
+    def _transact(
+        self, engine: sa.Engine, work: Callable[[sa.Connection], T], around: Callable[[], AbstractContextManager[None]]
+    ) -> T:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with engine.begin() as connection:
+                with around(), engine.begin() as connection:
                     return work(connection)
             except DBAPIError as error:
                 self.refuse(error)

@@ -2,7 +2,10 @@
 
 import json
 import os
+import shlex
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,6 +191,12 @@ def test_run_leaves_nothing_in_the_folder_of_temporary_files(tagmill: Tagmill, t
     tagmill.run(make_many(tmp_path / "a", 10))
 
     assert os.listdir(tmp_path / "tmp") == []
+
+
+def test_run_needs_nobody_who_reads_what_it_tells(tagmill: Tagmill, photos: Path) -> None:
+    command = f"exec {shlex.join([sys.executable, '-m', 'cli', 'run', str(photos), '--workers', '1'])} >&- 2>&-"
+
+    assert subprocess.run(["sh", "-c", command], env=tagmill.environment, check=False).returncode == 0
 
 
 def test_failures_above_the_budget_end_with_1(tagmill: Tagmill, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Transactions that are repeated, refused, or lose nothing."""
 
+import os
+import signal
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from base.errors import DatabaseError, TransientError
+from base.interrupts import Interrupts
 from base.settings import Settings
 from results import session
 from results.session import Database, database_url, parse_database_url
@@ -110,6 +113,26 @@ def test_error_of_the_work_leaves_nothing_written(db: Database) -> None:
     with pytest.raises(RuntimeError, match="no"):
         db.write(work)
     assert value(db) == 0
+
+
+def test_signal_waits_for_the_end_of_a_transaction(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupts = Interrupts()
+    monkeypatch.setattr(session, "interrupts", interrupts)
+    before = signal.signal(signal.SIGINT, interrupts.handle)
+
+    table_of(db)
+
+    def work(connection: sa.Connection) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        add_one(connection)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            db.write(work)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert value(db) == 1
 
 
 def test_server_that_is_not_there_is_transient() -> None:
