@@ -89,3 +89,13 @@ def test_process_loads_only_what_it_needs(monkeypatch: pytest.MonkeyPatch, modul
     monkeypatch.setenv("TAGMILL_BROKER_URL", "redis://nowhere")
 
     assert heavy(f"import sys, {module}") <= may_load
+
+
+def test_worker_that_waits_has_loaded_what_its_task_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAGMILL_BROKER_URL", "redis://nowhere")
+
+    told = run_python(
+        "import sys, worker.loaded; before = set(sys.modules); import worker.tasks; print(*set(sys.modules) - before)"
+    )
+
+    assert set(told.split()) <= {"worker.tasks", "broker.processes", "celery.fixups", "celery.fixups.django"}
