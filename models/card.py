@@ -16,7 +16,7 @@ def make_card(facts: Mapping[str, Any], description: str, other_files: Iterable[
     rows = {
         "content hash": facts["content_hash"],
         "engine file": facts["engine_file"],
-        "pixels": f"{preprocessing['size']} x {preprocessing['size']}, bicubic",
+        "pixels": f"{preprocessing['size']} x {preprocessing['size']}, {preprocessing['interpolation']}",
         "centre square": f"{preprocessing['crop']:g} of the shorter side",
         "normalisation": f"(pixel - {preprocessing['mean']:g}) / {preprocessing['scale']:g}",
         "temperature": f"{facts['temperature']:g}",

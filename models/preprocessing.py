@@ -14,15 +14,20 @@ if TYPE_CHECKING:  # The registry needs what is declared here, and none of these
     import numpy as np
     from PIL import Image
 
+#: How an image is made smaller. Hamming's window looks at half of the pixels that bicubic does, for the same accuracy.
+#: Both make it larger with bicubic, as Hamming's window would show it in blocks.
+INTERPOLATIONS = ("hamming", "bicubic")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What a model version expects; the defaults are those of EfficientNet-Lite0. Resizing is always bicubic."""
+    """What a model version expects; the defaults are those of EfficientNet-Lite0."""
 
     size: int = 224  #: height and width of the pixels, S
     crop: float = 0.875  #: side of the centre square that is kept, as a share of the image's shorter side
     mean: float = 127.0  #: a model computes with (pixel - mean) / scale
     scale: float = 128.0
+    interpolation: str = "hamming"  #: one of INTERPOLATIONS
 
     def __post_init__(self) -> None:
         is_finite = math.isfinite(self.mean) and math.isfinite(self.scale)
@@ -30,6 +35,9 @@ class Preprocessing:
             raise ModelError(
                 f"{self} is not valid: mean must be a number, size and scale above 0, and crop above 0 and at most 1."
             )
+        if self.interpolation not in INTERPOLATIONS:
+            known = " or ".join(INTERPOLATIONS)
+            raise ModelError(f"interpolation {self.interpolation!r} is not valid; it must be {known}.")
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         """What a float32 model computes with: float32 of the pixels' shape, from uint8 (…, S, S, 3)."""
@@ -55,13 +63,15 @@ class Preprocessing:
                 crop=float(fields["crop"]),
                 mean=float(fields["mean"]),
                 scale=float(fields["scale"]),
+                # Versions that do not say it are from when there was no other.
+                interpolation=fields.get("interpolation", "bicubic"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"preprocessing {fields!r} is not valid: {error!r}.") from error
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Cut the centre square out of an image and resize it, in one antialiased bicubic step.
+    """Cut the centre square out of an image and resize it, in one antialiased step.
 
     Args:
         image: mode RGB, of any size.
@@ -76,4 +86,7 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     side = preprocessing.crop * min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     size = (preprocessing.size, preprocessing.size)
-    return np.array(image.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)))
+    is_enlarged = side < preprocessing.size
+    interpolation = "bicubic" if is_enlarged else preprocessing.interpolation
+    resample = Image.Resampling[interpolation.upper()]
+    return np.array(image.resize(size, resample, box=(left, top, left + side, top + side)))

@@ -405,10 +405,14 @@ def _check_thresholds(
 
 def _content_hash(facts: Mapping[str, Any], engine_hashes: Mapping[str, str], labels: Sequence[str]) -> str:
     """One hash over all that determines a version's answers, and over nothing else."""
+    preprocessing = dict(facts["preprocessing"])
+    # So that versions from when there was no other interpolation keep their hash.
+    if preprocessing["interpolation"] == "bicubic":
+        del preprocessing["interpolation"]
     identity = {
         "engines": dict(engine_hashes),
         "labels": list(labels),
-        "preprocessing": facts["preprocessing"],
+        "preprocessing": preprocessing,
         "temperature": facts["temperature"],
         "engine_file": facts["engine_file"],
     }

@@ -13,7 +13,7 @@ def main(folder: Path, model_file: Path, database: Path) -> None:
     """Classify the folder."""
     labels = (model_file.parent / "labels.txt").read_text().splitlines()
     images = keras.utils.image_dataset_from_directory(
-        folder, labels=None, shuffle=False, batch_size=64, image_size=(224, 224), interpolation="bicubic"
+        folder, labels=None, shuffle=False, batch_size=64, image_size=(224, 224)
     )
     trained = keras.saving.load_model(model_file, safe_mode=True)
     pixels = keras.Input((224, 224, 3))

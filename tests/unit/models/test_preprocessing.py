@@ -15,7 +15,7 @@ def test_pixels_have_the_size_asked_for():
 
 def test_only_the_centre_square_is_kept():
     image = Image.new("RGB", (400, 100), "blue")
-    image.paste("red", (140, 0, 260, 100))  # The square of 100 is from 150 to 250; bicubic looks a little further.
+    image.paste("red", (140, 0, 260, 100))  # The square of 100 is from 150 to 250; an interpolation may look further.
 
     pixels = fit(image, Preprocessing(size=20, crop=1.0))
 
@@ -54,9 +54,22 @@ def test_fine_stripes_become_their_mean():
 
 
 def test_json_gives_the_same_back():
-    preprocessing = Preprocessing(size=128, crop=1.0, mean=0.0, scale=255.0)
+    preprocessing = Preprocessing(size=128, crop=1.0, mean=0.0, scale=255.0, interpolation="bicubic")
 
     assert Preprocessing.from_json(preprocessing.to_json()) == preprocessing
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "size", "overshoots"), [("hamming", 16, False), ("bicubic", 16, True), ("hamming", 128, True)]
+)
+def test_interpolation_is_the_one_asked_for_but_for_enlargements(interpolation, size, overshoots):
+    """Where dark meets bright, bicubic makes the dark side darker and the bright side brighter than they were."""
+    edge = np.full((64, 64, 3), 100, np.uint8)
+    edge[:, 33:] = 200
+
+    pixels = fit(Image.fromarray(edge), Preprocessing(size=size, crop=1.0, interpolation=interpolation))
+
+    assert (pixels.min() < 100, pixels.max() > 200) == (overshoots, overshoots)
 
 
 @pytest.mark.parametrize("fields", [{}, {"size": "x", "crop": 1, "mean": 0, "scale": 1}])
@@ -65,7 +78,7 @@ def test_damaged_json_is_refused(fields):
         Preprocessing.from_json(fields)
 
 
-@pytest.mark.parametrize("field", [{"size": 0}, {"crop": 0.0}, {"crop": 1.5}, {"scale": 0.0}])
+@pytest.mark.parametrize("field", [{"size": 0}, {"crop": 0.0}, {"crop": 1.5}, {"scale": 0.0}, {"interpolation": "x"}])
 def test_values_out_of_range_are_refused(field):
     with pytest.raises(ModelError, match="is not valid"):
         Preprocessing(**field)

@@ -12,7 +12,7 @@ from base.errors import ModelError, TransientError
 from models import folder_storage
 from models.check import check_active_version
 from models.preprocessing import Preprocessing
-from models.registry import Registry, check_files, load_engine
+from models.registry import Registry, check_facts, check_files, load_engine
 from models.storage import hash_of
 
 LABELS = ("cat", "Hund, groß")
@@ -127,14 +127,20 @@ def test_thresholds_are_found_as_they_were(registry):
     check_files(found)
 
 
-def test_version_from_before_there_were_thresholds_is_read(registry):
-    version = publish(registry)
-    path = folder_of(version) / "version.json"
+def test_version_of_the_first_release_is_read(registry):
+    """It knew neither thresholds nor another interpolation than bicubic."""
+    path = folder_of(publish(registry, preprocessing=Preprocessing(interpolation="bicubic"))) / "version.json"
     facts = json.loads(path.read_text())
+    del facts["preprocessing"]["interpolation"]
+    path.write_text(json.dumps(facts))
+
+    version = registry.find("small_cnn")
 
     assert not {"thresholds", "target_precision"} & facts.keys()
     # The hash that the first release gave to these contents.
     assert version.content_hash == "bed20790c79050681e8915a98a516db97a8d66af02f1ab90edd86f487b2a2e4e"
+    check_facts(version)
+    assert version.preprocessing.interpolation == "bicubic"
     assert (version.target_precision, version.thresholds) == (None, {})
     assert not version.needs_review("cat", 0.1)
 
@@ -195,6 +201,7 @@ def test_storage_that_falters_is_a_passing_fault(registry, monkeypatch):
         {"labels": LABELS[::-1]},
         {"temperature": 1.25},
         {"preprocessing": Preprocessing(crop=1.0)},
+        {"preprocessing": Preprocessing(interpolation="bicubic")},
         {"engines": {"float32.tflite": b"weights", "int8.tflite": b"small"}},
         {"engines": {"float32.tflite": b"weights", "model.keras": b"large"}},
         {"target_precision": 0.9, "thresholds": THRESHOLDS},
