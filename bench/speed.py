@@ -2,7 +2,8 @@
 
 All is measured in one run and on the same files: the parts alone, `tagmill run` as a command, and with `--peers` what
 people use today. Everything is measured in turn, and then again, so that whatever slows the machine for a while slows
-all alike; of the repeats the median counts.
+all alike; of the repeats the median counts. The others take minutes, so what they are held against is measured again
+before each of them.
 
     python -m bench.speed [FOLDER] [--number N] [--repeats N] [--peers] [--only NAME …]
 """
@@ -14,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +47,7 @@ _OF_SIZE = dict(zip(SIZES, (640, 384, 128), strict=True))
 _OF_EACH_SIZE = ("decoding", "in full", "tagmill")
 _ENGINE_IMAGES = 1000
 _MEMORY_IMAGES = 10_000
+_HELD_AGAINST = (DECODING, "engine int8", "tagmill int8 SQLite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,12 +205,15 @@ def main(options: argparse.Namespace) -> None:
             there = ", ".join(map(repr, [*measurements, MEMORY]))
             raise SystemExit(f"bench: nothing is named {', '.join(map(repr, sorted(unknown)))}; there are {there}")
         wanted = [name for name in measurements if not options.only or name in options.only]
-        repeats = _measure({name: measurements[name] for name in wanted}, options.repeats)
+        again = [name for name in _HELD_AGAINST if name in wanted]
+        others = {peer.name for peer in peers[1:]}  # Before the first one all has just been measured.
+        in_turn = [one for name in wanted for one in ([*again, name] if name in others else [name])]
+        repeats = _measure(measurements, in_turn, options.repeats)
         if not options.only or MEMORY in options.only:
             number = min(_MEMORY_IMAGES, options.number * 4)
             shutil.rmtree(bench.photographs)
             folder = fill(scratch / MEMORY, contents, number)
-            repeats |= _measure({MEMORY: partial(bench.memory, folder, number)}, 1)
+            repeats |= _measure({MEMORY: partial(bench.memory, folder, number)}, [MEMORY], 1)
     if not repeats:
         raise SystemExit("bench: nothing was measured, and nothing is written; mend what it says above")
     _write(options, machine, repeats)
@@ -258,18 +263,22 @@ def _measurements(bench: Bench, peers: list[Peer]) -> Iterator[tuple[str, Callab
         yield run, partial(made, partial(bench.tagmill, engine="int8"))
 
 
-def _measure(measurements: Mapping[str, Callable[[], Figures]], repeats: int) -> dict[str, list[Figures]]:
+def _measure(
+    measurements: Mapping[str, Callable[[], Figures]], in_turn: Sequence[str], repeats: int
+) -> dict[str, list[Figures]]:
     os.sync()  # What was written just now is not to be written meanwhile.
-    found: dict[str, list[Figures]] = {name: [] for name in measurements}
+    found: dict[str, list[Figures]] = {name: [] for name in in_turn}
+    failed = set()
     for repeat in range(repeats):
-        for name, measure in measurements.items():
+        for name in in_turn:
             try:
-                found[name].append(measure())
+                found[name].append(measurements[name]())
             except (Exception, SystemExit) as error:  # noqa: BLE001 (the others took minutes, and are not thrown away for it)
+                failed.add(name)
                 print(f"bench: {name} is left out: {error!r}", file=sys.stderr, flush=True)
             else:
                 print(f"bench: {repeat + 1}/{repeats} {name}: {_brief(found[name][-1])}", file=sys.stderr, flush=True)
-    return {name: figures for name, figures in found.items() if len(figures) == repeats}
+    return {name: figures for name, figures in found.items() if name not in failed}
 
 
 def medians_of(figures: list[Figures]) -> Figures:
