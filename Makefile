@@ -74,7 +74,7 @@ chaos: install ## Kill, stop and cut off everything at random for SECONDS= or N=
 bench: install ## Measure how fast N=3000 photographs of DIR= are classified, REPEATS=3 times, and what holds it
 	@$(BENCH)
 
-bench-peers: $(PEERS) ## The same, and beside it what others use: Keras, Daft, Ray Data, naive Celery; takes 25 minutes
+bench-peers: $(PEERS) ## The same, and beside it what others use: Keras, Daft, Ray Data, naive Celery; takes half an hour
 	@$(BENCH) --peers
 
 .venv/bench-%/installed: requirements/bench-%.txt | install

@@ -19,6 +19,7 @@ def draw_bars(bars: Mapping[str, float], title: str) -> bytes:
     colours = [GREY if name.startswith("ceiling") else BLUE if "tagmill" in name else ORANGE for name in bars]
     drawn = axes.barh(list(bars), list(bars.values()), color=colours)
     axes.bar_label(drawn, fmt="%.0f", padding=3)
+    axes.margins(x=0.1)  # Room for the label of the longest.
     axes.invert_yaxis()
     axes.set_title(title, fontsize=10)
     return to_png(figure)
@@ -31,7 +32,7 @@ def draw_curves(images: Sequence[int], panels: Mapping[str, Mapping[str, Sequenc
         for (name, values), colour in zip(curves.items(), (BLUE, ORANGE, _GREEN, GREY), strict=False):
             axes.plot(images, values, marker="o", color=colour, label=name)
         axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(map(max, curves.values())))
         axes.set_xlabel("images")
         axes.set_title(title, fontsize=10)
         axes.grid(color="#dddddd")

@@ -2,7 +2,7 @@
 
 All is measured in one run and on the same files: the parts alone, `tagmill run` as a command, and with `--peers` what
 people use today. Everything is measured in turn, and then again, so that whatever slows the machine for a while slows
-all alike; of the repeats the median counts. The others take minutes, so what they are held against is measured again
+all alike; of the repeats the median counts. The others take minutes, so what int8 is held against is measured again
 before each of them.
 
     python -m bench.speed [FOLDER] [--number N] [--repeats N] [--peers] [--only NAME …]
@@ -47,6 +47,7 @@ _OF_SIZE = dict(zip(SIZES, (640, 384, 128), strict=True))
 _OF_EACH_SIZE = ("decoding", "in full", "tagmill")
 _ENGINE_IMAGES = 1000
 _MEMORY_IMAGES = 10_000
+# What they take, and the ceiling, of int8; float32 takes twice as long.
 _HELD_AGAINST = (DECODING, "engine int8", "tagmill int8 SQLite")
 
 
@@ -206,7 +207,7 @@ def main(options: argparse.Namespace) -> None:
             raise SystemExit(f"bench: nothing is named {', '.join(map(repr, sorted(unknown)))}; there are {there}")
         wanted = [name for name in measurements if not options.only or name in options.only]
         again = [name for name in _HELD_AGAINST if name in wanted]
-        others = {peer.name for peer in peers[1:]}  # Before the first one all has just been measured.
+        others = {peer.name for peer in peers}
         in_turn = [one for name in wanted for one in ([*again, name] if name in others else [name])]
         repeats = _measure(measurements, in_turn, options.repeats)
         if not options.only or MEMORY in options.only:

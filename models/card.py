@@ -13,10 +13,11 @@ def make_card(facts: Mapping[str, Any], description: str, other_files: Iterable[
         other_files: what is kept with the version beside its engines and labels.
     """
     preprocessing = facts["preprocessing"]
+    size = preprocessing["size"]
     rows = {
         "content hash": facts["content_hash"],
         "engine file": facts["engine_file"],
-        "pixels": f"{preprocessing['size']} x {preprocessing['size']}, {preprocessing['interpolation']}",
+        "pixels": f"{size} x {size}, made smaller with {preprocessing['interpolation']}",
         "centre square": f"{preprocessing['crop']:g} of the shorter side",
         "normalisation": f"(pixel - {preprocessing['mean']:g}) / {preprocessing['scale']:g}",
         "temperature": f"{facts['temperature']:g}",

@@ -21,13 +21,13 @@ INTERPOLATIONS = ("hamming", "bicubic")
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What a model version expects; the defaults are those of EfficientNet-Lite0."""
+    """What a model version expects; the defaults are those of EfficientNet-Lite0, but for its bicubic."""
 
     size: int = 224  #: height and width of the pixels, S
     crop: float = 0.875  #: side of the centre square that is kept, as a share of the image's shorter side
     mean: float = 127.0  #: a model computes with (pixel - mean) / scale
     scale: float = 128.0
-    interpolation: str = "hamming"  #: one of INTERPOLATIONS
+    interpolation: str = "hamming"  #: of what is made smaller, one of INTERPOLATIONS
 
     def __post_init__(self) -> None:
         is_finite = math.isfinite(self.mean) and math.isfinite(self.scale)
@@ -55,7 +55,7 @@ class Preprocessing:
         """Read what `to_json` gave.
 
         Raises:
-            ModelError: a field is missing, unknown or not a number.
+            ModelError: a field is not valid, or one other than the interpolation is missing.
         """
         try:
             return cls(
@@ -71,7 +71,7 @@ class Preprocessing:
 
 
 def fit(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Cut the centre square out of an image and resize it, in one antialiased step.
+    """Cut the centre square out of an image and resize it, in one antialiased step: bicubic where it gets larger.
 
     Args:
         image: mode RGB, of any size.

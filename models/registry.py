@@ -276,7 +276,7 @@ def read_version(storage: Storage, name: str, number: int, content: bytes) -> Mo
             content_hash=facts["content_hash"],
             storage=storage,
             labels=tuple(labels.removesuffix("\n").split("\n")),
-            preprocessing=Preprocessing.from_json(facts["preprocessing"]),
+            preprocessing=_read_preprocessing(facts["preprocessing"], location),
             temperature=float(facts["temperature"]),
             thresholds=facts.get("thresholds", {}),
             target_precision=facts.get("target_precision"),
@@ -288,6 +288,13 @@ def read_version(storage: Storage, name: str, number: int, content: bytes) -> Mo
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{location} cannot be read: {error!r}. Restore that model version, or remove it.") from error
+
+
+def _read_preprocessing(fields: Mapping[str, Any], location: str) -> Preprocessing:
+    try:
+        return Preprocessing.from_json(fields)
+    except ModelError as error:
+        raise ModelError(f"{location}: {error} Restore that model version, or remove it.") from error
 
 
 def load_engine(version: ModelVersion, file: str | None = None) -> Engine:

@@ -276,7 +276,8 @@ def test_missing_file_is_named(registry):
     ("field", "value"),
     [
         ("temperature", 2.0),
-        ("preprocessing", {"size": 224, "crop": 1.0, "mean": 127.0, "scale": 128.0}),
+        ("preprocessing", Preprocessing(crop=1.0).to_json()),
+        ("preprocessing", {"size": 224, "crop": 0.875, "mean": 127.0, "scale": 128.0}),  # Which would mean bicubic.
         ("engine_file", "labels.txt"),
         ("files", {"labels.txt": hash_of(b"cat\nHund, gro\xc3\x9f\n")}),
     ],
@@ -295,6 +296,17 @@ def test_damaged_description_is_named(registry, content):
     path.write_text(content)
 
     with pytest.raises(ModelError, match=re.escape(str(path))):
+        registry.find("small_cnn")
+
+
+@pytest.mark.parametrize("field", ["interpolation", "size"])
+def test_damaged_preprocessing_is_named(registry, field):
+    path = folder_of(publish(registry)) / "version.json"
+    facts = json.loads(path.read_text())
+    facts["preprocessing"][field] = "x"
+    path.write_text(json.dumps(facts))
+
+    with pytest.raises(ModelError, match=rf"{re.escape(str(path))}: .*'x'.* is not valid.* Restore that model version"):
         registry.find("small_cnn")
 
 
@@ -368,6 +380,7 @@ def test_card_tells_people_what_was_measured(registry):
     metrics = {"top_1": 0.875, "passed": True, "per_label": {"cat": 0.5}}
     card = publish(registry, metrics=metrics).read("card.md").decode()
 
+    assert "| pixels | 224 x 224, made smaller with hamming |" in card
     assert card.startswith(
         "# small_cnn version 1\n\nMade for a test.\n\n| fact | value |\n| --- | --- |\n| content hash"
     )
