@@ -17,7 +17,7 @@ def make_card(facts: Mapping[str, Any], description: str, other_files: Iterable[
     rows = {
         "content hash": facts["content_hash"],
         "engine file": facts["engine_file"],
-        "pixels": f"{size} x {size}, made smaller with {preprocessing['interpolation']}",
+        "pixels": f"{size} x {size}, smaller with {preprocessing['interpolation']}, larger with bicubic",
         "centre square": f"{preprocessing['crop']:g} of the shorter side",
         "normalisation": f"(pixel - {preprocessing['mean']:g}) / {preprocessing['scale']:g}",
         "temperature": f"{facts['temperature']:g}",

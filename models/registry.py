@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -270,7 +270,7 @@ def read_version(storage: Storage, name: str, number: int, content: bytes) -> Mo
                 raise ModelError(f"{location} names a file {file!r}; restore that model version, or remove it.")
         labels_file = facts["labels_file"]
         labels = storage.read(name, number, labels_file, facts["files"][labels_file]).decode()
-        return ModelVersion(
+        version = ModelVersion(
             name=name,
             version=number,
             content_hash=facts["content_hash"],
@@ -288,6 +288,11 @@ def read_version(storage: Storage, name: str, number: int, content: bytes) -> Mo
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{location} cannot be read: {error!r}. Restore that model version, or remove it.") from error
+    # Before anybody keeps the hash of what is damaged, as a database would.
+    found = _content_hash(version.to_json(), _engine_hashes(version.files), version.labels)
+    if found != version.content_hash or version.engine_file not in _engine_hashes(version.files):
+        raise differs(location)
+    return version
 
 
 def _read_preprocessing(fields: Mapping[str, Any], location: str) -> Preprocessing:
@@ -310,7 +315,7 @@ def load_engine(version: ModelVersion, file: str | None = None) -> Engine:
         TransientError: the storage falters.
     """
     file = file or version.engine_file
-    engines = check_facts(version)
+    engines = _engine_hashes(version.files).keys()
     if file not in engines:
         raise ModelError(f"model {version} has no engine file {file!r}; it has {', '.join(sorted(engines))}.")
     _check_files(version, version.files.keys() - engines)
@@ -324,7 +329,6 @@ def check_files(version: ModelVersion) -> None:
         ModelError: a file is missing or differs.
         TransientError: the storage falters.
     """
-    check_facts(version)
     _check_files(version, version.files)
 
 
@@ -333,20 +337,9 @@ def _check_files(version: ModelVersion, files: Iterable[str]) -> None:
         version.read(file)  # And drop it: an engine is some megabytes.
 
 
-def check_facts(version: ModelVersion) -> Collection[str]:
-    """Check that what a version says of itself is what was published; its files are another matter.
-
-    Returns:
-        The names of its engine files.
-
-    Raises:
-        ModelError: it differs.
-    """
-    engine_hashes = {name: sha256 for name, sha256 in version.files.items() if _ENGINE_FILE.fullmatch(name)}
-    found = _content_hash(version.to_json(), engine_hashes, version.labels)
-    if found != version.content_hash or version.engine_file not in engine_hashes:
-        raise differs(version.locate(FACTS_FILE))
-    return engine_hashes.keys()
+def _engine_hashes(files: Mapping[str, str]) -> dict[str, str]:
+    """Those of a version's files and hashes that are engine files."""
+    return {name: sha256 for name, sha256 in files.items() if _ENGINE_FILE.fullmatch(name)}
 
 
 def check_name(name: str) -> None:

@@ -331,7 +331,8 @@ def _known_version(connection: sa.Connection, request: RunRequest) -> tuple[int 
             raise ModelError(
                 f"the database knows {request.model}:{request.model_version} with contents {row.content_hash[:12]}, "
                 f"and this registry's are {str(request.content_hash)[:12]}. "
-                "Set TAGMILL_MODELS_URL to the registry that the earlier runs used."
+                "Set TAGMILL_MODELS_URL to the registry that the earlier runs used, "
+                "or TAGMILL_DATABASE_URL to another database."
             )
     return None, bool(known)
 
