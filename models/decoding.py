@@ -183,13 +183,15 @@ def _decode(encoded: bytes, preprocessing: Preprocessing, watch: Stopwatch) -> n
 
 
 def _to_small_rgb(image: Image.Image, needed: int) -> Image.Image:
-    """As `to_rgb`, but a large image is averaged down to no less than the needed side, a few rows at a time.
+    """As `to_rgb`, but a large image is averaged down to no less than twice the needed side, a few rows at a time.
 
     Otherwise an image and what it is converted to would be in memory together, whole: twice 400 MB and more.
     """
     if _is_plain(image) or image.width * image.height <= _WHOLE_PIXELS:
         return to_rgb(image)
-    factor = max(1, min(image.size) // needed)
+    factor = max(
+        1, min(image.size) // (2 * needed)
+    )  # Twice, so that what is resized after it has pixels to choose from.
     if image.mode in ("I", "F"):  # What is white is found in all of its values.
         return to_rgb(image.reduce(factor))
     small = Image.new("RGB", (math.ceil(image.width / factor), math.ceil(image.height / factor)))

@@ -257,7 +257,7 @@ def read_version(storage: Storage, name: str, number: int, content: bytes) -> Mo
     """A version from the content of its version.json, and its labels.
 
     Raises:
-        ModelError: either is damaged, or is of another version.
+        ModelError: either is damaged or altered, or is of another version.
         TransientError: the storage falters.
     """
     location = storage.locate(name, number, FACTS_FILE)
@@ -289,8 +289,9 @@ def read_version(storage: Storage, name: str, number: int, content: bytes) -> Mo
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{location} cannot be read: {error!r}. Restore that model version, or remove it.") from error
     # Before anybody keeps the hash of what is damaged, as a database would.
-    found = _content_hash(version.to_json(), _engine_hashes(version.files), version.labels)
-    if found != version.content_hash or version.engine_file not in _engine_hashes(version.files):
+    engines = _engine_hashes(version.files)
+    found = _content_hash(version.to_json(), engines, version.labels)
+    if found != version.content_hash or version.engine_file not in engines:
         raise differs(location)
     return version
 
