@@ -2,8 +2,8 @@
 
 All is measured in one run and on the same files: the parts alone, `tagmill run` as a command, and with `--peers` what
 people use today. Everything is measured in turn, and then again, so that whatever slows the machine for a while slows
-all alike; of the repeats the median counts. The others take minutes, so what int8 is held against is measured again
-before each of them.
+all alike; of the repeats the median counts. The others take minutes, so the ceiling and int8 are measured again before
+each of them.
 
     python -m bench.speed [FOLDER] [--number N] [--repeats N] [--peers] [--only NAME …]
 """
@@ -47,8 +47,8 @@ _OF_SIZE = dict(zip(SIZES, (640, 384, 128), strict=True))
 _OF_EACH_SIZE = ("decoding", "in full", "tagmill")
 _ENGINE_IMAGES = 1000
 _MEMORY_IMAGES = 10_000
-# What they take, and the ceiling, of int8; float32 takes twice as long.
-_HELD_AGAINST = (DECODING, "engine int8", "tagmill int8 SQLite")
+# Of int8, as float32 takes twice as long: the ceiling, and what is held against it and against the others.
+_HELD_AGAINST = (DECODING, "engine int8", *(f"tagmill int8 {database}" for database in DATABASES))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# A look takes two milliseconds of a core that those who work want, too.
+_LOOK_SECONDS = 1.0
+
 _PARENT, _PROCESS = "worker parent", "worker process"
 # What stands in the command line of a process, and what we call it; the first that fits counts.
 _ROLES = (
@@ -63,7 +66,6 @@ def watch(
     folder: Path,
     scratch: Path,
     variables: Mapping[str, str],
-    look_seconds: float = 0.25,
 ) -> Watched:
     """Run a command to its end.
 
@@ -72,7 +74,6 @@ def watch(
         folder: where it is started.
         scratch: an existing folder, for what it says.
         variables: its environment.
-        look_seconds: how often its processes are looked at.
 
     Raises:
         SystemExit: it failed; the message has its last words.
@@ -82,7 +83,7 @@ def watch(
         began_at, began = time.time(), time.monotonic()
         process = subprocess.Popen(command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         try:
-            while not _has_ended(process, look_seconds):
+            while not _has_ended(process, _LOOK_SECONDS):
                 looks.append(_look(process.pid))
             seconds = time.monotonic() - began
         finally:

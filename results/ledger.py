@@ -483,7 +483,7 @@ def _answer_rows(held: Claim, answers: Sequence[Answer], now: float) -> list[tup
             answer.fingerprint,
             rank,
             label,
-            float(confidence),  # An array has numbers of one kind, and 1 is of another than 0.5.
+            confidence,
             answer.content_hash if rank == 1 else None,
             held.run_id,
             now,
