@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from base.fingerprints import MISSING, UNKNOWN
+from results.many_rows import Given, ManyRows
 from results.session import Database
 from results.tables import (
     BatchStatus,
@@ -354,17 +355,18 @@ def _write_batches(
             .returning(batches.c.id)
         ).scalar_one()
         rows += [
-            {
-                "run_id": run_id,
-                "image_id": image_ids[image.uri],
-                "batch_id": batch_id,
-                "fingerprint": image.fingerprint,
-                "status": ItemStatus.PENDING,
-            }
-            for image in batch
+            (run_id, image_ids[image.uri], batch_id, image.fingerprint, ItemStatus.PENDING.value) for image in batch
         ]
-    if rows:
-        connection.execute(items.insert(), rows)
+    _ITEMS.execute(connection, rows)
+
+
+def _insert_items(_: str, given: Given) -> sa.Insert:
+    return items.insert().from_select(list(given), sa.select(*given.values()))
+
+
+_ITEMS = ManyRows(
+    {name: items.c[name].type for name in ("run_id", "image_id", "batch_id", "fingerprint", "status")}, _insert_items
+)
 
 
 def _note_gone(connection: sa.Connection, image_ids: Sequence[int], when: float | None, *, run: sa.Row[Any]) -> None:

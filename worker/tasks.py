@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from celery import signals
@@ -130,8 +130,8 @@ def _classify(db: Database, held: ledger.Claim, settings: Settings) -> tuple[lis
         lease_seconds=settings.lease_seconds,
         image_seconds=settings.image_seconds,
     )
-    with _watch.during(Stage.LOADING), _renewed(extend, every_seconds=settings.lease_seconds / 3):
-        classifier = _classifier(held.model, held.model_version, held.content_hash)
+    with _watch.during(Stage.LOADING):
+        classifier = _classifier(held, lambda: _renewed(extend, every_seconds=settings.lease_seconds / 3))
 
     def find_twins(content_hashes: Any) -> dict[bytes, list[tuple[str, float]]]:
         with heartbeat.paused(), _watch.during(Stage.LEDGER):
@@ -188,13 +188,27 @@ def _database() -> Database:
     return open_database(settings)
 
 
-@functools.cache
-def _classifier(name: str, version: int, content_hash: str) -> Classifier:
-    """The loaded model version, once per process; of several that a worker may serve, each is loaded on first use.
+#: Those that this process has loaded, by name, version and content hash.
+_classifiers: dict[tuple[str, int, str], Classifier] = {}
+
+
+def _classifier(held: ledger.Claim, renewed: Callable[[], AbstractContextManager[None]]) -> Classifier:
+    """That of a batch; of several model versions that a worker may serve, each is loaded on first use.
+
+    Args:
+        renewed: keeps the batch while a block lasts.
 
     Raises:
-        ModelError: it is not in the registry, or not the one that the run was begun with.
+        ModelError: the version is not in the registry, or not the one that the run was begun with.
     """
+    key = (held.model, held.model_version, held.content_hash)
+    if key not in _classifiers:
+        with renewed():  # A thread, which would take a millisecond of each batch.
+            _classifiers[key] = _load_classifier(*key)
+    return _classifiers[key]
+
+
+def _load_classifier(name: str, version: int, content_hash: str) -> Classifier:
     registry = open_registry(settings)
     found = registry.find(f"{name}:{version}")
     if found.content_hash != content_hash:

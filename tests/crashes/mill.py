@@ -235,7 +235,7 @@ class Mill:
         code = 1
         try:
             signal.alarm(_PART_SECONDS)
-            worker.tasks._classifier.cache_clear()
+            worker.tasks._classifiers.clear()
             with self._log.open("ab") as log:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)

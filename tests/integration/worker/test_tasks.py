@@ -239,7 +239,8 @@ def test_lease_is_kept_while_a_model_takes_its_time_to_load(
         assert ledger.claim(db, 1, owner="another", lease_seconds=1000) is None
         return ScriptedClassifier()
 
-    monkeypatch.setattr(tasks, "_classifier", load)
+    monkeypatch.setattr(tasks, "_classifiers", {})
+    monkeypatch.setattr(tasks, "_load_classifier", load)
     tasks.work_on(db, 1, settings)
     close_runs(db)
 
