@@ -189,9 +189,8 @@ def _to_small_rgb(image: Image.Image, needed: int) -> Image.Image:
     """
     if _is_plain(image) or image.width * image.height <= _WHOLE_PIXELS:
         return to_rgb(image)
-    factor = max(
-        1, min(image.size) // (2 * needed)
-    )  # Twice, so that what is resized after it has pixels to choose from.
+    # Twice, so that what is resized after it has pixels to choose from.
+    factor = max(1, min(image.size) // (2 * needed))
     if image.mode in ("I", "F"):  # What is white is found in all of its values.
         return to_rgb(image.reduce(factor))
     small = Image.new("RGB", (math.ceil(image.width / factor), math.ceil(image.height / factor)))
