@@ -1,5 +1,7 @@
 """A loaded model version: an image file's bytes in, its most confident labels out."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from base.stages import Stage, Stopwatch
@@ -41,15 +43,25 @@ class Classifier:
         Raises:
             ImageError: the bytes are no image that can be read.
         """
-        return self.label(self.decode(encoded), k)
+        return self.label([self.infer(self.decode(encoded))], k)[0]
 
     def decode(self, encoded: bytes) -> np.ndarray:
         """The pixels that the model sees of one image: uint8 (S, S, 3), RGB; errors as for `predict`."""
         return decode(encoded, self.version.preprocessing, self._limits, self._watch)
 
-    def label(self, pixels: np.ndarray, k: int) -> list[Prediction]:
-        """As `predict`, of the pixels that `decode` gave: uint8 (S, S, 3)."""
+    def infer(self, pixels: np.ndarray) -> np.ndarray:
+        """The logits for the pixels that `decode` gave, uint8 (S, S, 3): float32 (K,)."""
         self._watch.begin(Stage.INFERENCE)
-        logits = self._engine.predict_logits(pixels[None])  # (1, K)
-        shares = confidences(logits, self.version.temperature)  # (1, K)
-        return top_k(shares, self.version.labels, k)[0]
+        logits: np.ndarray = self._engine.predict_logits(pixels[np.newaxis])[0]
+        return logits
+
+    def label(self, logits: Sequence[np.ndarray], k: int) -> list[list[Prediction]]:
+        """As `predict`, for each of some images, in their order: from the logits that `infer` gave, float32 (K,).
+
+        Raises:
+            ModelError: a logit is not a finite number.
+        """
+        if not logits:
+            return []
+        self._watch.begin(Stage.INFERENCE)
+        return top_k(confidences(np.stack(logits), self.version.temperature), self.version.labels, k)

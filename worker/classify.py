@@ -98,31 +98,37 @@ def _classify_row(
     on_progress: Callable[[], object],
 ) -> Iterator[Answer | Failure]:
     """The end of each image; labels that are found are added to those known by content hash."""
+    unknown = {fetched.content_hash: fetched.encoded for _, fetched in row if fetched.content_hash not in labels_of}
     decoded: dict[bytes, np.ndarray | ImageError] = {}
-    for _, fetched in row:
-        if fetched.content_hash not in labels_of and fetched.content_hash not in decoded:
-            decoded[fetched.content_hash] = _attempt(classifier.decode, fetched.encoded)
-            on_progress()
+    for content_hash, encoded in unknown.items():
+        decoded[content_hash] = _attempt(classifier.decode, encoded)
+        on_progress()
+    logits: dict[bytes, np.ndarray] = {}
+    broken: dict[bytes, ImageError] = {}
+    for content_hash, pixels in decoded.items():
+        found = pixels if isinstance(pixels, ImageError) else _attempt(classifier.infer, pixels)
+        if isinstance(found, ImageError):
+            broken[content_hash] = found
+        else:
+            logits[content_hash] = found
+        on_progress()
+    # At once, as what each call of NumPy's costs does not depend on how many there are.
+    for content_hash, predictions in zip(logits, classifier.label([*logits.values()], top_k), strict=True):
+        labels_of[content_hash] = [(one.label, one.confidence) for one in predictions]
     for image, fetched in row:
-        reused = fetched.content_hash in labels_of
-        if not reused:
-            pixels = decoded[fetched.content_hash]
-            found = pixels if isinstance(pixels, ImageError) else _attempt(classifier.label, pixels, top_k)
-            if isinstance(found, ImageError):
-                yield _failure(image, found, fetched)
-                on_progress()
-                continue
-            labels_of[fetched.content_hash] = [(one.label, one.confidence) for one in found]
+        if fetched.content_hash in broken:
+            yield _failure(image, broken[fetched.content_hash], fetched)
+            continue
         labels = labels_of[fetched.content_hash]
         yield Answer(
             image_id=image.image_id,
             fingerprint=fetched.fingerprint,
             content_hash=fetched.content_hash,
             labels=labels,
-            reused=reused,
+            # The first of those with the same bytes is not.
+            reused=unknown.pop(fetched.content_hash, None) is None,
             needs_review=classifier.version.needs_review(*labels[0]),
         )
-        on_progress()
 
 
 def _attempt(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | ImageError:

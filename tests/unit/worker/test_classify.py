@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from base.errors import FailureReason
+from base.errors import FailureReason, ModelError
 from base.stages import Stopwatch
 from models.classifier import Classifier
 from models.decoding import DecodingLimits
@@ -243,6 +243,17 @@ def test_each_of_many_images_has_its_own_end(classifier: Classifier, batch: Batc
     ends = ["red", "green", "blue", FailureReason.NOT_AN_IMAGE]
     assert told == {number + 1: ends[number * number % 13 % 4] for number in range(len(batch.images))}
     assert {answer.labels[0][0] for answer in answers if not answer.reused} == {"red", "green", "blue"}
+
+
+def test_logits_that_are_no_numbers_are_the_fault_of_no_image(batch: Batch) -> None:
+    class Diverged(FakeEngine):
+        def predict_logits(self, pixels: np.ndarray) -> np.ndarray:
+            return super().predict_logits(pixels) * np.nan
+
+    batch.add(make_png())
+
+    with pytest.raises(ModelError, match="not finite"):
+        run(Classifier(fake_version(PREPROCESSING), limits=LIMITS, engine=Diverged()), batch)
 
 
 def test_memory_of_failed_image_is_free_for_the_next(batch: Batch) -> None:
