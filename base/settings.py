@@ -88,7 +88,7 @@ class Settings(BaseModel):
     )
 
     images_per_batch: PositiveInt = Field(
-        64,
+        128,
         le=10_000,
         description="At most so many images travel in one message and are saved in one transaction; "
         "the last batches of a listing are smaller.",

@@ -146,7 +146,7 @@ def test_named_file_takes_the_place_of_tagmill_toml(folder: Path, monkeypatch: p
     (folder / "other.toml").write_text("top_k = 7\n")
     monkeypatch.setenv("TAGMILL_CONFIG", "other.toml")
 
-    assert (load_settings().top_k, load_settings().images_per_batch) == (7, 64)
+    assert (load_settings().top_k, load_settings().images_per_batch) == (7, 128)
 
 
 def test_variable_outranks_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
