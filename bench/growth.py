@@ -64,9 +64,8 @@ def _runs(
     small = make_photographs(*_SMALL)
     runs: dict[int, list[Figures]] = {size: [] for size in sizes}
     unchanged: Figures = {}
-    for repeat in range(repeats):
-        # Once is enough for the largest: it takes minutes, over which things even out.
-        for size in sizes if repeat == 0 else sizes[:-1]:
+    for _ in range(repeats):
+        for size in sizes:
             folder, home = fill(scratch / "small", small, size), scratch / "home"
             runs[size].append(_first_run(folder, home, version))
             print(f"bench: {size} images: {runs[size][-1]}", file=sys.stderr, flush=True)
@@ -222,7 +221,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--photographs", type=whole_number(0), default=_PHOTOGRAPHS, help="for one process against two; 0 for none"
     )
-    parser.add_argument("--repeats", type=whole_number(1), default=3, help="of all but the largest")
+    parser.add_argument("--repeats", type=whole_number(1), default=3, help="of each")
     parser.add_argument("--models", type=Path, default=MODELS, help="a registry; made where it is not there")
     parser.add_argument("--output", type=Path, default=document.RESULTS)
     parser.add_argument("--document", type=Path, default=document.DOCUMENT)
