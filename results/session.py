@@ -175,9 +175,9 @@ def _sqlite_engine(url: sa.URL, *, begin: str) -> sa.Engine:
         # The driver would begin transactions by itself, late and without a lock: of two processes that read and then
         # write, one loses its write without an error.
         connection.isolation_level = None
-        # The last two, by default half and a quarter of that: a batch of a large run changes hundreds of pages, most of
-        # them of indices. They are to be in memory, and not to be copied out of the log after every other batch.
-        tuned = ("cache_size=-4096", "wal_autocheckpoint=4000")
+        # By default half and a tenth of that. A batch of a large run changes hundreds of pages, most of indices: they
+        # are to be in memory (KiB), and not to be copied out of the log (pages of 4 KiB) after every other batch.
+        tuned = ("cache_size=-4096", "wal_autocheckpoint=10000")
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", *tuned):
             connection.execute(f"PRAGMA {pragma}").close()
 
