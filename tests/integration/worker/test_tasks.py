@@ -3,7 +3,7 @@
 import importlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -49,9 +49,13 @@ class ScriptedClassifier:
     def decode(self, encoded: bytes) -> bytes:
         return encoded
 
-    def label(self, pixels: bytes, k: int) -> list[Prediction]:
+    def infer(self, pixels: bytes) -> bytes:
         self._on_image()
-        return [Prediction(label="cat", confidence=CONFIDENCE), Prediction(label="dog", confidence=1 - CONFIDENCE)]
+        return pixels
+
+    def label(self, logits: Sequence[bytes], k: int) -> list[list[Prediction]]:
+        labels = [Prediction(label="cat", confidence=CONFIDENCE), Prediction(label="dog", confidence=1 - CONFIDENCE)]
+        return [labels for _ in logits]
 
 
 @pytest.fixture
