@@ -178,9 +178,6 @@ def finish(
 
     def work(connection: sa.Connection) -> None:
         done = batches.update().where(_ours(held))
-        # A row of a lower rank is that of a run that kept more labels; most often there is none.
-        fewest = min((len(answer.labels) for answer in answers), default=0)
-        kept_more = sa.exists().where(runs.c.model_version_id == held.model_version_id, runs.c.top_k > fewest)
         row = connection.execute(
             done.values(
                 status=BatchStatus.DONE,
@@ -190,9 +187,7 @@ def finish(
                 reused=sum(answer.reused for answer in answers),
                 failed=len(failures),
                 **{f"{stage}_seconds": spent for stage, spent in (seconds or {}).items()},
-            ).returning(
-                batches.c.attempts, batches.c.earlier_attempts, db.now.label("now"), kept_more.label("kept_more")
-            )
+            ).returning(batches.c.attempts, batches.c.earlier_attempts, db.now.label("now"))
         ).one_or_none()
         if row is None:
             if _finished_by(connection, held):
@@ -204,8 +199,7 @@ def finish(
             _STAGED.execute(connection, _answer_rows(held, answers, now))
         else:
             _PREDICTIONS.execute(connection, _answer_rows(held, answers, now))
-            if answers and row.kept_more:
-                _drop_deeper(connection, held, answers, fewest)
+            _drop_deeper(connection, held, answers)
             _note_bytes(connection, answers, failures)
 
     db.write(work)
@@ -522,12 +516,9 @@ _PREDICTIONS = ManyRows(_ANSWER, _insert_predictions)
 _STAGED = ManyRows(_ANSWER, _insert_staged)
 
 
-def _drop_deeper(connection: sa.Connection, held: Claim, answers: Sequence[Answer], fewest: int) -> None:
-    """Drop what is left of earlier answers to the same bytes, when more labels were kept.
-
-    Args:
-        fewest: labels that any of the answers has.
-    """
+def _drop_deeper(connection: sa.Connection, held: Claim, answers: Sequence[Answer]) -> None:
+    """Drop what is left of earlier answers to the same bytes, when more labels were kept."""
+    fewest = min((len(answer.labels) for answer in answers), default=0)
     earlier = sa.select(predictions.c.rank).where(
         predictions.c.image_id.in_([answer.image_id for answer in answers]),
         predictions.c.model_version_id == held.model_version_id,

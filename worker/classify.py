@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from models.classifier import Classifier
+    from models.predictions import Prediction
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -112,9 +113,11 @@ def _classify_row(
         else:
             logits[content_hash] = found
         on_progress()
-    # At once, as what each call of NumPy's costs does not depend on how many there are.
-    for content_hash, predictions in zip(logits, classifier.label([*logits.values()], top_k), strict=True):
-        labels_of[content_hash] = [(one.label, one.confidence) for one in predictions]
+    for content_hash, predictions in zip(logits, _label_all(classifier, [*logits.values()], top_k), strict=True):
+        if isinstance(predictions, ImageError):
+            broken[content_hash] = predictions
+        else:
+            labels_of[content_hash] = [(one.label, one.confidence) for one in predictions]
     for image, fetched in row:
         if fetched.content_hash in broken:
             yield _failure(image, broken[fetched.content_hash], fetched)
@@ -129,6 +132,17 @@ def _classify_row(
             reused=unknown.pop(fetched.content_hash, None) is None,
             needs_review=classifier.version.needs_review(*labels[0]),
         )
+
+
+def _label_all(
+    classifier: "Classifier", logits: Sequence["np.ndarray"], top_k: int
+) -> "Sequence[list[Prediction] | ImageError]":
+    """At once, as what NumPy's calls cost hardly depends on how many images there are; where that fails, one by one."""
+    at_once = _attempt(classifier.label, logits, top_k)
+    if not isinstance(at_once, ImageError):
+        return at_once
+    alone = [_attempt(classifier.label, [one], top_k) for one in logits]
+    return [found if isinstance(found, ImageError) else found[0] for found in alone]
 
 
 def _attempt(step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | ImageError:

@@ -1,7 +1,7 @@
 """URI → bytes, or a failure with its reason.
 
-Of a bucket's object, what may pass is tried again here, as 64 of them travel in one batch, and giving that back for one
-would be slow where a store is busy. What does not pass is nobody's fault and gives the batch back.
+Of a bucket's object, what may pass is tried again here, as many of them travel in one batch, and giving that back for
+one would be slow where a store is busy. What does not pass is nobody's fault and gives the batch back.
 """
 
 import errno
@@ -31,7 +31,7 @@ from base.urls import BodyTooLarge, UrlRefused, UrlUnanswered, ask, is_url
 
 _TRIES = 3
 
-# Of a bucket. Where a fifth of the answers is 503, one batch of 64 in some thousand is given back.
+# Of a bucket. Where a fifth of the answers is 503, one batch of 128 in three thousand is given back.
 _BUCKET_TRIES = 8
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 2.0
 _PIECE_BYTES = 2**20

@@ -1,7 +1,7 @@
 """The images of a batch → answers and failures, with a fake engine."""
 
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from base.stages import Stopwatch
 from models.classifier import Classifier
 from models.decoding import DecodingLimits
 from models.engines.fake import FakeEngine
+from models.predictions import Prediction
 from models.preprocessing import Preprocessing
 from results.ledger import Answer, ClaimedImage, Failure
 from tests.fake_model import fake_version
@@ -243,6 +244,26 @@ def test_each_of_many_images_has_its_own_end(classifier: Classifier, batch: Batc
     ends = ["red", "green", "blue", FailureReason.NOT_AN_IMAGE]
     assert told == {number + 1: ends[number * number % 13 % 4] for number in range(len(batch.images))}
     assert {answer.labels[0][0] for answer in answers if not answer.reused} == {"red", "green", "blue"}
+
+
+def test_image_that_gets_no_labels_leaves_its_neighbours_alone(batch: Batch) -> None:
+    class Hungry(Classifier):
+        def label(self, logits: Sequence[np.ndarray], k: int) -> list[list[Prediction]]:
+            found = super().label(logits, k)
+            if any(labels[0].label == "green" for labels in found):
+                raise MemoryError
+            return found
+
+    for colour in ("red", "lime", "blue", "lime"):
+        batch.add(make_png(colour=colour))
+
+    answers, failures = run(Hungry(fake_version(PREPROCESSING), limits=LIMITS, engine=FakeEngine()), batch)
+
+    assert [(answer.image_id, answer.labels[0][0]) for answer in answers] == [(1, "red"), (3, "blue")]
+    assert [(failure.image_id, failure.reason) for failure in failures] == [
+        (2, FailureReason.TOO_LARGE),
+        (4, FailureReason.TOO_LARGE),
+    ]
 
 
 def test_logits_that_are_no_numbers_are_the_fault_of_no_image(batch: Batch) -> None:
